@@ -1,0 +1,2 @@
+//! The `kmsfs` command: parse and run, nothing else.
+fn main() {}
