@@ -111,7 +111,9 @@ fn seal_portable<A>(key: &A, nonce: &NonceBytes, aad: &[u8], data: &mut [u8]) ->
 where
     A: AeadInOut<NonceSize = U12, TagSize = aes_gcm::aead::consts::U16>,
 {
-    key.encrypt_inout_detached(&(*nonce).into(), aad, InOutBuf::from(data)).expect("data is far below GCM's limit").into()
+    key.encrypt_inout_detached(&(*nonce).into(), aad, InOutBuf::from(data))
+        .expect("data is far below GCM's limit")
+        .into()
 }
 
 fn open_portable<A>(key: &A, nonce: &NonceBytes, aad: &[u8], tag: &Tag, data: &mut [u8]) -> Result<(), Unverified>

@@ -139,8 +139,7 @@ mod tests {
     /// RFC 5869 A.3: no salt, no info.
     #[test]
     fn hkdf_sha256_rfc5869_case_3() {
-        let okm =
-            kdf(Suite::Aes256Gcm, &secret("0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"), &[], &[], 42);
+        let okm = kdf(Suite::Aes256Gcm, &secret("0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"), &[], &[], 42);
         assert_eq!(
             hex::encode(okm.expose()),
             "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
@@ -188,8 +187,7 @@ mod tests {
             block[..key.len()].copy_from_slice(key);
             let inner: Vec<u8> =
                 block.iter().map(|b| b ^ 0x36).chain(parts.iter().flat_map(|p| p.iter().copied())).collect();
-            let outer: Vec<u8> =
-                block.iter().map(|b| b ^ 0x5c).chain(Sm3::digest(&inner)).collect();
+            let outer: Vec<u8> = block.iter().map(|b| b ^ 0x5c).chain(Sm3::digest(&inner)).collect();
             Sm3::digest(&outer).to_vec()
         }
         let prk = hmac(b"salt", &[b"key material"]);

@@ -106,10 +106,8 @@ mod tests {
             block(cipher, xor(m, dbl(block(cipher, [0; 16]))))
         }
         let raw: Vec<u8> = (0..32).collect();
-        let (mac, enc) = (
-            Sm4::new_from_slice(&raw[..16]).expect("16 bytes"),
-            Sm4::new_from_slice(&raw[16..]).expect("16 bytes"),
-        );
+        let (mac, enc) =
+            (Sm4::new_from_slice(&raw[..16]).expect("16 bytes"), Sm4::new_from_slice(&raw[16..]).expect("16 bytes"));
         let (ad, plain) = ([0x55; 16], [0xaa; 16]);
         let d = xor(dbl(cmac(&mac, [0; 16])), cmac(&mac, ad));
         let v = cmac(&mac, xor(plain, d));
