@@ -3,5 +3,7 @@
 //! The rooms, from the top: `command → fuse → fs → (content | names | keys) → (format | crypto | kms | backing)`.
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
+pub mod backing;
 pub mod crypto;
+pub mod durable;
 pub mod format;

@@ -1,0 +1,308 @@
+//! System calls on the backing directory: the one room through which all reads and writes of it go.
+//!
+//! Every function is one call or the loop that makes one call whole. Errors are the system's own.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid};
+use rustix::io::Errno;
+
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// Opens the backing directory itself.
+pub fn open_root(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// An O_PATH descriptor of the entry `name` of `dir`, which must lie in the same file system; never follows a link.
+pub fn open_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+        // Kernels before 5.6: one component and NOFOLLOW already exclude links; mounts below are not noticed.
+        Err(Errno::NOSYS) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+        // A racing rename elsewhere in the tree makes the kernel give up: nothing was opened, so ask again.
+        Err(Errno::AGAIN) => rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve),
+        other => other,
+    }
+}
+
+/// Opens again what `fd` (O_PATH or not) refers to.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    rustix::fs::open(proc_path(fd), flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A directory opened for listing.
+pub fn open_dir(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::fs::openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes and opens a regular file that must not exist, for reading and writing.
+pub fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777))
+}
+
+pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
+    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// `mode` has the file type; `rdev` as `makedev` gives it.
+pub fn mknod(dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
+    rustix::fs::mknodat(dir, name, rustix::fs::FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777), rdev)
+}
+
+pub fn symlink(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    rustix::fs::symlinkat(target, dir, name)
+}
+
+/// A hard link to what `fd` refers to.
+pub fn link(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH) {
+        // Without CAP_DAC_READ_SEARCH the kernel wants the way through /proc.
+        Err(Errno::NOENT | Errno::PERM) => {
+            rustix::fs::linkat(rustix::fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
+    }
+}
+
+pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())
+}
+
+pub fn rmdir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+pub fn rename(
+    from: BorrowedFd<'_>,
+    name: &[u8],
+    to: BorrowedFd<'_>,
+    new_name: &[u8],
+    flags: RenameFlags,
+) -> Result<()> {
+    if flags.is_empty() {
+        rustix::fs::renameat(from, name, to, new_name)
+    } else {
+        rustix::fs::renameat_with(from, name, to, new_name, flags)
+    }
+}
+
+/// The target of the symlink `name` of `dir`.
+pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(256))?.into_bytes())
+}
+
+/// The target of the symlink that `fd` (O_PATH) refers to.
+pub fn read_link_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    read_link(fd, b"")
+}
+
+pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat> {
+    rustix::fs::fstat(fd)
+}
+
+/// The status of the entry `name` of `dir`, links not followed.
+pub fn stat_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
+}
+
+pub fn chown(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    rustix::fs::chownat(fd, c"", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
+}
+
+pub fn set_times(fd: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
+    rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)
+}
+
+pub fn statvfs(fd: BorrowedFd<'_>) -> Result<rustix::fs::StatVfs> {
+    rustix::fs::fstatvfs(fd)
+}
+
+pub fn get_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &mut [u8]) -> Result<usize> {
+    rustix::fs::getxattr(proc_path(fd), name, value)
+}
+
+pub fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], flags: rustix::fs::XattrFlags) -> Result<()> {
+    rustix::fs::setxattr(proc_path(fd), name, value, flags)
+}
+
+pub fn list_xattrs(fd: BorrowedFd<'_>, list: &mut [u8]) -> Result<usize> {
+    rustix::fs::listxattr(proc_path(fd), list)
+}
+
+pub fn remove_xattr(fd: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    rustix::fs::removexattr(proc_path(fd), name)
+}
+
+/// Reads into `bufs` one after the other from `offset` on; fewer bytes than asked only at the file's end.
+pub fn read_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSliceMut<'_>], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    let mut bufs = bufs;
+    while !bufs.is_empty() {
+        match rustix::io::preadv(fd, bufs, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => {
+                done += n;
+                io::IoSliceMut::advance_slices(&mut bufs, n);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+pub fn read_at(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+    read_vectored_at(fd, &mut [io::IoSliceMut::new(buf)], offset)
+}
+
+/// Writes all of `bufs` one after the other from `offset` on. After an error any part may have been written.
+pub fn write_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSlice<'_>], offset: u64) -> Result<()> {
+    let mut done = 0;
+    let mut bufs = bufs;
+    while !bufs.is_empty() {
+        match rustix::io::pwritev(fd, bufs, offset + done) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => {
+                done += n as u64;
+                io::IoSlice::advance_slices(&mut bufs, n);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+pub fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> Result<()> {
+    write_vectored_at(fd, &mut [io::IoSlice::new(buf)], offset)
+}
+
+pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<()> {
+    rustix::fs::ftruncate(fd, len)
+}
+
+/// Gives the space of a range back. Backings that can't are left as they are: a hole's page does not count.
+pub fn punch(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    match rustix::fs::fallocate(fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => other,
+    }
+}
+
+pub fn fdatasync(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::fdatasync(fd)
+}
+
+pub fn fsync(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::fsync(fd)
+}
+
+/// Makes the whole backing file system durable.
+pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::syncfs(fd)
+}
+
+/// Syncs the directory that an O_PATH descriptor refers to.
+pub fn sync_dir(fd: BorrowedFd<'_>) -> Result<()> {
+    fsync(open_dir(fd)?.as_fd())
+}
+
+/// One entry of a directory as the backing lists it.
+pub struct RawEntry<'a> {
+    pub name: &'a [u8],
+    pub ino: u64,
+    pub kind: rustix::fs::FileType,
+    /// The position behind this entry.
+    pub next: u64,
+}
+
+/// Lists `dir` from `position` (0 or some entry's `next`) until `each` returns false or the end.
+/// `buf` bounds how much is read ahead of what `each` takes.
+pub fn list_dir(
+    dir: BorrowedFd<'_>,
+    position: u64,
+    buf: &mut Vec<u8>,
+    mut each: impl FnMut(RawEntry<'_>) -> bool,
+) -> Result<()> {
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(position))?;
+    let mut raw = rustix::fs::RawDir::new(dir, buf.spare_capacity_mut());
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        let next = entry.next_entry_cookie();
+        if !each(RawEntry { name, ino: entry.ino(), kind: entry.file_type(), next }) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole small file of a directory, at most `max` bytes.
+pub fn read_file(dir: BorrowedFd<'_>, name: &str, max: usize) -> Result<Vec<u8>> {
+    let fd = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let mut out = vec![0; max + 1];
+    let n = read_at(fd.as_fd(), &mut out, 0)?;
+    if n > max {
+        return Err(Errno::FBIG);
+    }
+    out.truncate(n);
+    Ok(out)
+}
+
+/// Puts `bytes` durably in the place of `name`: a temporary name, fsync, rename, fsync of the directory.
+pub fn replace_file(dir: BorrowedFd<'_>, name: &str, tmp: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let fd = create(dir, tmp.as_bytes(), mode)?;
+    let written = write_at(fd.as_fd(), bytes, 0)
+        .and_then(|()| fsync(fd.as_fd()))
+        .and_then(|()| rename(dir, tmp.as_bytes(), dir, name.as_bytes(), RenameFlags::empty()));
+    if written.is_err() {
+        let _ = unlink(dir, tmp.as_bytes());
+        return written;
+    }
+    fsync(dir)
+}
+
+/// Tries to lock byte 0 of `fd` (OFD lock), exclusively or shared; false if somebody else holds it.
+pub fn try_lock(fd: BorrowedFd<'_>, exclusive: bool) -> Result<bool> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    // SAFETY: all zeros are a valid flock.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is borrowed for the call and the kernel only reads `lock`.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
+        return Ok(true);
+    }
+    match Errno::from_io_error(&io::Error::last_os_error()) {
+        Some(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Some(e) => Err(e),
+        None => Err(Errno::IO),
+    }
+}
+
+/// Creates or opens the lock file.
+pub fn open_lock_file(dir: BorrowedFd<'_>, name: &str, read_only: bool) -> Result<OwnedFd> {
+    let flags = if read_only { OFlags::RDONLY } else { OFlags::RDWR | OFlags::CREATE };
+    rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A C string for a name from the system; only for calls that need one.
+pub fn os(name: &CStr) -> &OsStr {
+    OsStr::from_bytes(name.to_bytes())
+}
