@@ -192,6 +192,17 @@ pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<()> {
     rustix::fs::ftruncate(fd, len)
 }
 
+/// Where the next stored data at or behind `offset` begins, `None` if there is none; a backing that can't tell says
+/// `offset` itself. Moves the descriptor's position, which nobody uses.
+pub fn next_data(fd: BorrowedFd<'_>, offset: u64) -> Result<Option<u64>> {
+    match rustix::fs::seek(fd, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(e) => Err(e),
+    }
+}
+
 /// Gives the space of a range back. Backings that can't are left as they are: a hole's page does not count.
 pub fn punch(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     match rustix::fs::fallocate(fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {

@@ -4,6 +4,7 @@
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
 pub mod backing;
+pub mod content;
 pub mod crypto;
 pub mod durable;
 pub mod format;

@@ -1,0 +1,290 @@
+//! Reading: one `preadv` for a contiguous range, every block verified before it is handed out.
+
+use std::io::IoSliceMut;
+use std::ops::Range;
+
+use crate::format::layout::REGION_BLOCKS;
+
+use super::pages::{Page, slot_in};
+use super::*;
+
+/// Buffers of one thread, page-aligned and never freed: a copy between buffers of unlike alignment costs many times
+/// more on some machines.
+#[derive(Default)]
+pub struct Scratch {
+    data: Aligned,
+    sealed: Aligned,
+    tags: Aligned,
+    spare: Aligned,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The first `len` bytes that were read.
+    pub fn data(&mut self, len: usize) -> &mut [u8] {
+        self.data.slice(len)
+    }
+
+    /// `len` bytes for blocks that are sealed; kept while others are read.
+    pub(super) fn sealed(&mut self, len: usize) -> &mut [u8] {
+        self.sealed.slice(len)
+    }
+
+    pub(super) fn spare_page(&mut self) -> &mut [u8] {
+        self.spare.slice(BLOCK_LEN)
+    }
+}
+
+#[derive(Default)]
+struct Aligned {
+    raw: Vec<u8>,
+}
+
+impl Aligned {
+    fn slice(&mut self, len: usize) -> &mut [u8] {
+        if self.raw.len() < len + BLOCK_LEN {
+            self.raw = vec![0; (len + BLOCK_LEN).next_power_of_two()];
+        }
+        let at = self.raw.as_ptr().align_offset(BLOCK_LEN);
+        &mut self.raw[at..at + len]
+    }
+}
+
+impl Content {
+    /// Reads up to `len` bytes at `off`; gives where in [`Scratch::data`] they lie. Shorter at the end of the file.
+    pub fn read_at(&self, off: u64, len: usize, scratch: &mut Scratch) -> Result<Range<usize>> {
+        if off >= self.size || len == 0 {
+            return Ok(0..0);
+        }
+        let end = off.saturating_add(len as u64).min(self.size);
+        let first = off / BLOCK;
+        let count = blocks(end) - first;
+        self.read_blocks(first, count as usize, scratch)?;
+        let start = (off % BLOCK) as usize;
+        Ok(start..start + (end - off) as usize)
+    }
+
+    /// Reads and verifies `count` whole blocks inside the file into [`Scratch::data`]. All reads of content go through
+    /// here: [`Self::read_at`], the merging of partial blocks, the search for the end after a crash.
+    pub(super) fn read_blocks(&self, first: u64, count: usize, scratch: &mut Scratch) -> Result<()> {
+        let last = first + count as u64 - 1;
+        let cached = self.cached_slot_pages(first, last);
+        if let Some(pages) = &cached
+            && !self.any_data(first, last, pages)
+        {
+            scratch.data(count * BLOCK_LEN).fill(0);
+            return self.open_blocks(first, count, pages, scratch);
+        }
+        let pages = self.read_stored(first, last, cached, scratch)?;
+        self.pages.trim();
+        self.open_blocks(first, count, &pages, scratch)
+    }
+
+    /// The slot pages of the range, if all of them are cached.
+    fn cached_slot_pages(&self, first: u64, last: u64) -> Option<Vec<Arc<Page>>> {
+        slot_pages(first, last).map(|number| self.pages.cached(number)).collect()
+    }
+
+    fn any_data(&self, first: u64, last: u64, pages: &[Arc<Page>]) -> bool {
+        each_slot(first, last, pages).any(|(_, slot)| !matches!(slot.shape(), Shape::Empty | Shape::Hole(_)))
+    }
+
+    /// Fills [`Scratch::data`] with the stored pages of the blocks and gives their slot pages, in one read where the
+    /// slot page of the first block is cached or lies right before it.
+    fn read_stored(
+        &self,
+        first: u64,
+        last: u64,
+        cached: Option<Vec<Arc<Page>>>,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Arc<Page>>> {
+        let file = self.file.as_fd();
+        let count = (last - first + 1) as usize;
+        let first_slots = slot_place(first).0;
+        let first_page = data_page(first);
+        let mut start = first_page;
+        if cached.is_none() && self.pages.cached(first_slots).is_none() {
+            if first_slots + 1 == first_page {
+                start = first_slots;
+            } else {
+                self.pages.load(first_slots, file)?;
+            }
+        }
+        let gaps = (data_page(last) - start + 1) as usize - count;
+        let data = scratch.data.slice(count * BLOCK_LEN);
+        let tags = scratch.tags.slice(gaps.max(1) * BLOCK_LEN);
+        let mut bufs = Vec::with_capacity(2 * gaps + 1);
+        let (mut data_rest, mut tags_rest) = (&mut *data, &mut *tags);
+        if start < first_page {
+            bufs.push(take(&mut tags_rest, 1));
+        }
+        for run in runs(first, last) {
+            if run.start > first {
+                bufs.push(take(&mut tags_rest, (data_page(run.start) - data_page(run.start - 1) - 1) as usize));
+            }
+            bufs.push(take(&mut data_rest, (run.end - run.start) as usize));
+        }
+        let want = (data_page(last) - start + 1) as usize * BLOCK_LEN;
+        let got = backing::read_vectored_at(file, &mut bufs, start * BLOCK)?;
+        if got < want {
+            zero_behind(&mut bufs_of(data, tags, first, last, start), got);
+        }
+        if let Some(pages) = cached {
+            return Ok(pages);
+        }
+        // The pages between the data that hold slots are kept; those that were cached stay as they are.
+        let mut read = HashMap::new();
+        let mut at = 0;
+        if start < first_page {
+            read.insert(start, at);
+            at += 1;
+        }
+        for run in runs(first, last).skip(1) {
+            for page in data_page(run.start - 1) + 1..data_page(run.start) {
+                read.insert(page, at);
+                at += 1;
+            }
+        }
+        slot_pages(first, last)
+            .map(|number| match (self.pages.cached(number), read.get(&number)) {
+                (Some(page), _) => Ok(page),
+                (None, Some(&at)) => {
+                    let bytes: &Page = tags[at * BLOCK_LEN..][..BLOCK_LEN].try_into().expect("a page");
+                    let page = Arc::new(*bytes);
+                    self.pages.insert(number, page.clone());
+                    Ok(page)
+                }
+                (None, None) => Ok(self.pages.load(number, file)?),
+            })
+            .collect()
+    }
+
+    /// Section 7's second table, for each block of [`Scratch::data`].
+    fn open_blocks(&self, first: u64, count: usize, pages: &[Arc<Page>], scratch: &mut Scratch) -> Result<()> {
+        let keys = self.keys()?;
+        let last = first + count as u64 - 1;
+        for (block, slot) in each_slot(first, last, pages) {
+            let at = (block - first) as usize * BLOCK_LEN;
+            match slot.shape() {
+                Shape::Empty => {
+                    if !self.skips(block)? {
+                        return Err(ContentError::Missing { block });
+                    }
+                    scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN].fill(0);
+                }
+                Shape::Hole(mark) => {
+                    block::verify_hole(&keys.block_key(mark.meta.epoch), block, &mark)
+                        .map_err(|_| ContentError::Block { block })?;
+                    scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN].fill(0);
+                }
+                Shape::Data { newer, older } => {
+                    let version = slot.version(newer).expect("the shape named it");
+                    let key = keys.block_key(version.meta.epoch);
+                    let page = &mut scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN];
+                    if block::open_block(&key, block, version, page).is_ok() {
+                        continue;
+                    }
+                    let version = older.and_then(|half| slot.version(half)).ok_or(ContentError::Block { block })?;
+                    // The failed attempt has spoilt the page.
+                    backing::read_at(self.file.as_fd(), page, data_page(block) * BLOCK)?;
+                    let key = keys.block_key(version.meta.epoch);
+                    block::open_block(&key, block, version, page).map_err(|_| ContentError::Block { block })?;
+                    tracing::warn!(block, "a block reads as its previous version: its newer one does not verify");
+                }
+                Shape::Invalid => return Err(ContentError::Slot { block }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a slot without a version is a hole.
+    pub(super) fn skips(&self, block: u64) -> Result<bool> {
+        let Some(group) = Group::of(block) else { return Ok(false) };
+        if !self.skipped.sparse() {
+            return Ok(false);
+        }
+        Ok(!self.skipped.complete(group, &self.pages, self.file.as_fd(), &self.keys()?.file.record)?)
+    }
+}
+
+/// Numbers of the pages that hold the slots of blocks `first..=last`, ascending.
+pub(super) fn slot_pages(first: u64, last: u64) -> impl Iterator<Item = u64> {
+    let mut next = Some(first);
+    std::iter::from_fn(move || {
+        let block = next?;
+        let end = layout::slot_page_blocks(block).end;
+        next = (end <= last).then_some(end);
+        Some(slot_place(block).0)
+    })
+}
+
+/// Every block of the range with its slot; `pages` as [`slot_pages`] numbers them.
+fn each_slot(first: u64, last: u64, pages: &[Arc<Page>]) -> impl Iterator<Item = (u64, Slot)> {
+    let mut at = 0;
+    let mut end = layout::slot_page_blocks(first).end;
+    (first..=last).map(move |block| {
+        if block == end {
+            at += 1;
+            end = layout::slot_page_blocks(block).end;
+        }
+        (block, slot_in(&pages[at], block))
+    })
+}
+
+/// Runs of blocks of the range whose pages are consecutive.
+pub(super) fn runs(first: u64, last: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut next = first;
+    std::iter::from_fn(move || {
+        if next > last {
+            return None;
+        }
+        // Between head blocks and group 0, between groups, and between regions lie pages of slots.
+        let mut end = layout::slot_page_blocks(next).end.min(last + 1);
+        if next % REGION_BLOCKS + (end - next) > REGION_BLOCKS {
+            end = (next / REGION_BLOCKS + 1) * REGION_BLOCKS;
+        }
+        let run = next..end;
+        next = end;
+        Some(run)
+    })
+}
+
+fn take<'a>(rest: &mut &'a mut [u8], pages: usize) -> IoSliceMut<'a> {
+    let (head, tail) = std::mem::take(rest).split_at_mut(pages * BLOCK_LEN);
+    *rest = tail;
+    IoSliceMut::new(head)
+}
+
+fn bufs_of<'a>(data: &'a mut [u8], tags: &'a mut [u8], first: u64, last: u64, start: u64) -> Vec<&'a mut [u8]> {
+    let (mut data, mut tags) = (data, tags);
+    let mut split = |from_tags: bool, pages: usize| {
+        let rest = if from_tags { &mut tags } else { &mut data };
+        let (head, tail) = std::mem::take(rest).split_at_mut(pages * BLOCK_LEN);
+        *rest = tail;
+        head
+    };
+    let mut out = Vec::new();
+    if start < data_page(first) {
+        out.push(split(true, 1));
+    }
+    for run in runs(first, last) {
+        if run.start > first {
+            out.push(split(true, (data_page(run.start) - data_page(run.start - 1) - 1) as usize));
+        }
+        out.push(split(false, (run.end - run.start) as usize));
+    }
+    out
+}
+
+/// What lies behind the end of the stored file reads as zeros.
+fn zero_behind(bufs: &mut [&mut [u8]], got: usize) {
+    let mut at = 0;
+    for buf in bufs {
+        let keep = got.saturating_sub(at).min(buf.len());
+        buf[keep..].fill(0);
+        at += buf.len();
+    }
+}

@@ -1,0 +1,649 @@
+//! Writing: growth, overwriting, truncation (`docs/FORMAT.md` section 8).
+//!
+//! The order of the calls is the one of section 8's table. In durability `fast` the second half of a change follows
+//! its first at once; where a block with data is overwritten, slot goes before page, so that a daemon that dies
+//! between them leaves the older version good; where a hole is filled, page goes before slot.
+
+use std::io::IoSlice;
+
+use crate::format::block::{Kind, VERSION_LEN};
+use crate::format::layout::{HEAD_BLOCKS, REGION_BLOCKS, REGION_PAGES, SLOT_LEN};
+
+use super::io::{runs, slot_pages};
+use super::pages::slot_in;
+use super::*;
+
+/// Dirty pages of slots that a long growth gathers before it writes them.
+const EDIT_MAX: usize = 256;
+
+/// Full blocks of a write that were sealed before the content's lock was taken, under a guess of what each block's
+/// version will say. [`Content::write_at`] uses what still fits.
+#[derive(Debug)]
+pub struct Sealed {
+    first: u64,
+    versions: Vec<Version>,
+}
+
+impl Content {
+    /// Seals the full blocks of a write into `scratch`, at the places [`Self::write_at`] wants them. Takes the lock
+    /// shared. `None` where there is nothing to gain or no key yet.
+    pub fn seal_ahead(&self, off: u64, data: &[u8], scratch: &mut Scratch) -> Option<Sealed> {
+        let end = off.checked_add(data.len() as u64)?;
+        let (first, full) = (off.div_ceil(BLOCK), off.div_ceil(BLOCK)..end / BLOCK);
+        if full.end <= full.start || !self.newest {
+            return None;
+        }
+        let keys = self.keys.as_ref()?;
+        let key = keys.current.clone();
+        let mut nonces = Nonces::for_request();
+        let all = off / BLOCK;
+        let buf = scratch.sealed((blocks(end) - all) as usize * BLOCK_LEN);
+        let mut versions = Vec::with_capacity((full.end - full.start) as usize);
+        let present = blocks(self.size);
+        for block in full {
+            let seq = if block >= present {
+                0
+            } else {
+                let page = self.pages.cached(slot_place(block).0)?;
+                let slot = slot_in(&page, block);
+                match slot.shape() {
+                    Shape::Data { newer, .. } => {
+                        slot.version(newer).expect("the shape named it").meta.seq.wrapping_add(1)
+                    }
+                    _ => 0,
+                }
+            };
+            let meta = Meta { epoch: keys.epoch, kind: Kind::Data, seq };
+            let page = &mut buf[(block - all) as usize * BLOCK_LEN..][..BLOCK_LEN];
+            page.copy_from_slice(&data[(block * BLOCK - off) as usize..][..BLOCK_LEN]);
+            versions.push(block::seal_block(&key, block, meta, &mut nonces, page));
+        }
+        Some(Sealed { first, versions })
+    }
+
+    /// Writes `data` at `off`. After an error the file reads as before, or as after in whole blocks of the range.
+    ///
+    /// # Errors
+    /// [`ContentError::NoKey`] where the file needs its first key: nothing has changed. [`ContentError::TooBig`].
+    /// A block that is only partly overwritten and does not verify.
+    pub fn write_at(&mut self, off: u64, data: &[u8], scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
+        let end = off.checked_add(data.len() as u64).filter(|&end| end <= MAX_SIZE).ok_or(ContentError::TooBig)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.keys()?;
+        let (first, last) = (off / BLOCK, (end - 1) / BLOCK);
+        let edges = self.edges(off, data, end, scratch)?;
+        let new_size = end.max(self.size);
+        if new_size > self.size {
+            self.before_growth(scratch)?;
+        }
+        self.reserve_seals(last - first + 1)?;
+        let written = self.issue(off, data, first..last + 1, new_size, &edges, scratch, sealed);
+        if written.is_err() {
+            self.after_failure();
+        }
+        self.pages.trim();
+        written
+    }
+
+    /// The plaintext of the blocks that the write covers in part: the first, the last, or both.
+    fn edges(&self, off: u64, data: &[u8], end: u64, scratch: &mut Scratch) -> Result<Vec<(u64, Vec<u8>)>> {
+        let (first, last) = (off / BLOCK, (end - 1) / BLOCK);
+        let mut out = Vec::new();
+        for block in if first == last { vec![first] } else { vec![first, last] } {
+            let (start, stop) = (block * BLOCK, (block + 1) * BLOCK);
+            if off <= start && (end >= stop || end >= self.size) && end > start && off.max(start) == start {
+                if end >= stop {
+                    continue;
+                }
+                // Covers all that the file has of this block: nothing to read.
+                let mut plain = vec![0; BLOCK_LEN];
+                plain[..(end - start) as usize].copy_from_slice(&data[(start - off) as usize..]);
+                out.push((block, plain));
+                continue;
+            }
+            let mut plain = vec![0; BLOCK_LEN];
+            if start < self.size {
+                self.read_blocks(block, 1, scratch)?;
+                let inside = (self.size - start).min(BLOCK) as usize;
+                plain[..inside].copy_from_slice(&scratch.data(BLOCK_LEN)[..inside]);
+            }
+            let (from, to) = (off.max(start), end.min(stop));
+            plain[(from - start) as usize..(to - start) as usize]
+                .copy_from_slice(&data[(from - off) as usize..(to - off) as usize]);
+            out.push((block, plain));
+        }
+        Ok(out)
+    }
+
+    /// Section 8, rule 4 (a) and (b).
+    fn before_growth(&mut self, scratch: &mut Scratch) -> Result<()> {
+        if self.slots_behind {
+            self.empty_slots_behind()?;
+        }
+        if self.cut_pending {
+            self.barrier()?;
+        }
+        if self.size.is_multiple_of(BLOCK) {
+            return Ok(());
+        }
+        let block = self.size / BLOCK;
+        if self.tail_zero != Some(true) {
+            self.read_blocks(block, 1, scratch)?;
+            let inside = (self.size % BLOCK) as usize;
+            let zero = scratch.data(BLOCK_LEN)[inside..].iter().all(|&b| b == 0);
+            if !zero {
+                let plain = scratch.data(BLOCK_LEN)[..inside].to_vec();
+                let mut whole = vec![0; BLOCK_LEN];
+                whole[..inside].copy_from_slice(&plain);
+                self.reserve_seals(1)?;
+                let size = self.size;
+                // Its own scratch: the caller's may hold blocks that were sealed ahead.
+                let own = &mut Scratch::new();
+                let sealed = self.issue(block * BLOCK, &[], block..block + 1, size, &[(block, whole)], own, None);
+                if sealed.is_err() {
+                    self.after_failure();
+                }
+                sealed?;
+                self.barrier()?;
+            }
+            self.tail_zero = Some(true);
+        }
+        Ok(())
+    }
+
+    /// Empties slots behind the end that share a page with slots inside, or that lie in stored pages behind it.
+    fn empty_slots_behind(&mut self) -> Result<()> {
+        let end = blocks(self.size);
+        let mut edit = Edit::default();
+        if self.stored_len > 0 {
+            let page_blocks = layout::slot_page_blocks(end.saturating_sub(1));
+            let (number, _) = slot_place(end.saturating_sub(1));
+            for block in end.max(page_blocks.start)..page_blocks.end {
+                let at = slot_place(block).1;
+                let page = self.pages.load_mut(number, self.file.as_fd())?;
+                if page[at..at + SLOT_LEN].iter().any(|&b| b != 0) {
+                    page[at..at + SLOT_LEN].fill(0);
+                    edit.touch(number, at..at + SLOT_LEN);
+                }
+            }
+            if !edit.is_empty() {
+                edit.flush(&self.pages, self.file.as_fd())?;
+                self.cut_pending = true;
+            }
+            // Pages behind the end: the length takes them away.
+            let length = stored_len(self.size);
+            if self.stored_len != length || !self.tail_is_empty()? {
+                self.set_stored_len(length / BLOCK * BLOCK)?;
+                self.set_stored_len(length)?;
+                self.cut_pending = true;
+            }
+        }
+        self.slots_behind = false;
+        Ok(())
+    }
+
+    /// Seals and writes the blocks `range` and all that belongs to it: marks, slots, map, record, length. `edges` has
+    /// the plaintext of blocks that `data` does not cover whole.
+    #[allow(clippy::too_many_arguments)] // one request's facts; a struct of them would be built and taken apart here
+    fn issue(
+        &mut self,
+        off: u64,
+        data: &[u8],
+        range: std::ops::Range<u64>,
+        new_size: u64,
+        edges: &[(u64, Vec<u8>)],
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+    ) -> Result<()> {
+        let file = self.file.clone();
+        let mut nonces = Nonces::for_request();
+        let new_file = self.stored_len == 0;
+        let mut edit = Edit::default();
+        if new_file {
+            self.stage_header(&mut edit)?;
+        }
+        let becomes_sparse = self.enter(new_size, Some(range.clone()), &mut nonces, &mut edit)?;
+        let slots_first = self.seal_range(off, data, range.clone(), edges, scratch, sealed, &mut nonces, &mut edit)?;
+        let completed = self.complete_groups(range.clone(), new_size, &mut nonces, &mut edit)?;
+        let old_size = self.size;
+        if new_file {
+            // One write from the head page on: a new file's record may go with it, for its end is told by its length.
+            self.size = new_size;
+            if let Err(e) = self.stage_record() {
+                self.size = old_size;
+                return Err(e);
+            }
+            edit.touch(0, RECORD_AT..RECORD_AT + RECORD_LEN);
+        }
+        let issued = self.write_pages(range.clone(), slots_first, edit, scratch);
+        self.size = old_size;
+        issued?;
+        self.stored_len = self.stored_len.max((data_page(range.end - 1) + 1) * BLOCK);
+        self.finish(new_size, becomes_sparse, completed, new_file)?;
+        drop(file);
+        Ok(())
+    }
+
+    /// After the data and its slots: map bits, record, stored length.
+    fn finish(&mut self, new_size: u64, became_sparse: bool, completed: bool, recorded: bool) -> Result<()> {
+        let file = self.file.clone();
+        let mut map = Edit::default();
+        if self.skipped.sparse() {
+            let key = self.keys()?.file.record.clone();
+            self.skipped.stage(new_size, &mut self.pages, file.as_fd(), &key, &mut map)?;
+            map.flush(&self.pages, file.as_fd())?;
+            if completed && self.skipped.settle(new_size, &self.pages, file.as_fd(), &key)? {
+                self.record_stale = true;
+            }
+        }
+        let grew = new_size != self.size;
+        if grew {
+            let old = self.size;
+            self.size = new_size;
+            if recorded && !became_sparse {
+                self.record_was_written();
+            } else if let Err(e) = self.write_record() {
+                self.size = old;
+                return Err(e);
+            }
+            self.tail_zero = Some(true);
+        } else if self.record_stale {
+            self.write_record()?;
+        }
+        self.set_stored_len(stored_len(self.size))
+    }
+
+    /// Both header copies of a new file, in a fresh head page.
+    fn stage_header(&mut self, edit: &mut Edit) -> Result<()> {
+        let bytes = self.keys()?.header.to_bytes(self.volume.keys.suite, &self.volume.keys.header)?;
+        self.pages.fresh(0);
+        let page = self.pages.load_mut(0, self.file.as_fd())?;
+        page[..HEADER_LEN].copy_from_slice(&bytes);
+        page[HEADER_LEN..2 * HEADER_LEN].copy_from_slice(&bytes);
+        edit.touch(0, 0..2 * HEADER_LEN);
+        Ok(())
+    }
+
+    /// Growth to `new_size`, of which `written` is sealed by the caller: marks for skipped blocks, regions and groups
+    /// entered (rule 4 (c)). True if the file becomes sparse by it.
+    fn enter(
+        &mut self,
+        new_size: u64,
+        written: Option<std::ops::Range<u64>>,
+        nonces: &mut Nonces,
+        edit: &mut Edit,
+    ) -> Result<bool> {
+        let (old, new) = (blocks(self.size), blocks(new_size));
+        if new <= old {
+            return Ok(false);
+        }
+        let written = written.unwrap_or(new..new);
+        let key = self.keys()?.file.record.clone();
+        self.skipped.before_growth(self.size, &self.pages, self.file.as_fd(), &key)?;
+        // Pages of slots that begin behind the old end are new: nothing is read for them. A long growth without data
+        // enters few of them: those of head blocks.
+        if written.start < written.end {
+            for number in slot_pages(written.start.max(old), written.end - 1) {
+                self.begin_slot_page(number, old);
+            }
+        }
+        let mut skips_group = false;
+        let mut block = old;
+        while block < written.start.min(new) {
+            let page_blocks = layout::slot_page_blocks(block);
+            let stop = page_blocks.end.min(written.start).min(new);
+            let mark = match Group::of(block) {
+                None => true,
+                Some(group) => {
+                    let begun = group.first_block() < old;
+                    let touched = written.start < group.end_block() && written.start < written.end;
+                    if begun {
+                        self.skipped.complete(group, &self.pages, self.file.as_fd(), &key)?
+                    } else {
+                        // A touched group gets its marks in complete_groups().
+                        skips_group |= !touched;
+                        false
+                    }
+                }
+            };
+            if mark {
+                let (number, _) = slot_place(block);
+                self.begin_slot_page(number, old);
+                self.reserve_seals(stop - block)?;
+                for block in block..stop {
+                    self.put_mark(block, 0, nonces, edit)?;
+                }
+                if edit.len() >= EDIT_MAX {
+                    edit.flush(&self.pages, self.file.as_fd())?;
+                    self.pages.trim();
+                }
+            }
+            if Group::of(block).is_some() && !mark && written.start >= written.end {
+                // Growth without data: whole groups are skipped at a stroke, up to the next region's head.
+                let region_end = (block / REGION_BLOCKS + 1) * REGION_BLOCKS;
+                block = region_end.min(new).max(stop);
+                skips_group = true;
+            } else if Group::of(block).is_some() && !mark {
+                let region_end = (block / REGION_BLOCKS + 1) * REGION_BLOCKS;
+                let target = Group::of(written.start).map_or(written.start, |group| group.first_block());
+                block = region_end.min(target).max(stop);
+            } else {
+                block = stop;
+            }
+        }
+        let becomes_sparse = skips_group && !self.skipped.sparse();
+        if becomes_sparse {
+            self.skipped.become_sparse(self.size);
+            self.record_stale = true;
+        }
+        if self.skipped.sparse() {
+            for region in old.saturating_sub(1) / REGION_BLOCKS..=(new - 1) / REGION_BLOCKS {
+                let inside = |blocks: u64| blocks.saturating_sub(region * REGION_BLOCKS);
+                if inside(old) <= HEAD_BLOCKS && inside(new) > HEAD_BLOCKS {
+                    self.skipped.enter_region(region);
+                }
+            }
+        }
+        Ok(becomes_sparse)
+    }
+
+    /// A page of slots that the file of `old` blocks does not have begins as zeros, and is not read.
+    fn begin_slot_page(&mut self, number: u64, old: u64) {
+        let region = number / REGION_PAGES;
+        let begins = match number % REGION_PAGES {
+            0 => region * REGION_BLOCKS,
+            31 => region * REGION_BLOCKS + HEAD_BLOCKS,
+            in_region => region * REGION_BLOCKS + (in_region - 1) / 65 * 64,
+        };
+        if begins >= old && number != 0 && self.pages.cached(number).is_none() {
+            self.pages.fresh(number);
+        }
+    }
+
+    /// Seals every block of `range` into `scratch` and puts its version into its slot. True if some block inside the
+    /// file has data, whose slot has to be written before its page.
+    #[allow(clippy::too_many_arguments)] // as issue()
+    fn seal_range(
+        &mut self,
+        off: u64,
+        data: &[u8],
+        range: std::ops::Range<u64>,
+        edges: &[(u64, Vec<u8>)],
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+        nonces: &mut Nonces,
+        edit: &mut Edit,
+    ) -> Result<bool> {
+        let keys = self.keys()?;
+        let (key, epoch) = (keys.current.clone(), keys.epoch);
+        let len = (range.end - range.start) as usize * BLOCK_LEN;
+        let mut overwrites = false;
+        for block in range.clone() {
+            let (number, at) = slot_place(block);
+            let slot = Slot::from_bytes(&self.pages.load(number, self.file.as_fd())?[at..at + SLOT_LEN]);
+            let good = self.good_half(block, &slot, scratch)?;
+            let (half, seq) = match good {
+                Some(good) => {
+                    overwrites = true;
+                    (1 - good, slot.version(good).expect("good_half names a version").meta.seq.wrapping_add(1))
+                }
+                None => (0, 0),
+            };
+            let meta = Meta { epoch, kind: Kind::Data, seq };
+            let edge = edges.iter().find(|(edge, _)| *edge == block);
+            let ahead = sealed
+                .as_ref()
+                .filter(|_| edge.is_none())
+                .and_then(|sealed| sealed.versions.get(block.checked_sub(sealed.first)? as usize))
+                .filter(|version| version.meta == meta);
+            let version = match ahead {
+                Some(version) => *version,
+                None => {
+                    let page = &mut scratch.sealed(len)[(block - range.start) as usize * BLOCK_LEN..][..BLOCK_LEN];
+                    match edge {
+                        Some((_, plain)) => page.copy_from_slice(plain),
+                        None => page.copy_from_slice(&data[(block * BLOCK - off) as usize..][..BLOCK_LEN]),
+                    }
+                    block::seal_block(&key, block, meta, nonces, page)
+                }
+            };
+            let page = self.pages.load_mut(number, self.file.as_fd())?;
+            if good.is_none() {
+                page[at..at + SLOT_LEN].fill(0);
+            }
+            page[at + half * VERSION_LEN..][..VERSION_LEN].copy_from_slice(&version.to_bytes());
+            edit.touch(number, at..at + SLOT_LEN);
+            if !self.newest {
+                self.good.insert(block, half);
+            }
+        }
+        Ok(overwrites)
+    }
+
+    /// Groups that `range` writes into and that are new or have skipped slots: those slots get marks, and the group
+    /// is complete. True if some group became complete that counts as skipped.
+    fn complete_groups(
+        &mut self,
+        range: std::ops::Range<u64>,
+        new_size: u64,
+        nonces: &mut Nonces,
+        edit: &mut Edit,
+    ) -> Result<bool> {
+        let (old, new) = (blocks(self.size), blocks(new_size));
+        let key = self.keys()?.file.record.clone();
+        let mut completed = false;
+        let mut block = range.start;
+        while block < range.end {
+            let page_blocks = layout::slot_page_blocks(block);
+            let Some(group) = Group::of(block) else {
+                block = page_blocks.end;
+                continue;
+            };
+            block = group.end_block();
+            let begun = group.first_block() < old;
+            let complete = self.skipped.complete(group, &self.pages, self.file.as_fd(), &key)?;
+            let new_group = !begun;
+            if complete && !new_group {
+                continue;
+            }
+            for member in group.first_block()..group.end_block().min(new) {
+                if range.contains(&member) {
+                    continue;
+                }
+                let (number, at) = slot_place(member);
+                let slot = Slot::from_bytes(&self.pages.load(number, self.file.as_fd())?[at..at + SLOT_LEN]);
+                if slot == Slot::EMPTY {
+                    self.reserve_seals(1)?;
+                    self.put_mark(member, 0, nonces, edit)?;
+                }
+            }
+            if self.skipped.sparse() {
+                self.skipped.set(group, true);
+                completed |= begun || !complete;
+            }
+        }
+        Ok(completed)
+    }
+
+    /// A hole mark, alone in its slot, in the cached page.
+    pub(super) fn put_mark(&mut self, block: u64, seq: u8, nonces: &mut Nonces, edit: &mut Edit) -> Result<()> {
+        let keys = self.keys()?;
+        let mark = block::seal_hole(&keys.current, block, keys.epoch, seq, nonces);
+        let (number, at) = slot_place(block);
+        let page = self.pages.load_mut(number, self.file.as_fd())?;
+        page[at..at + SLOT_LEN].fill(0);
+        page[at..at + VERSION_LEN].copy_from_slice(&mark.to_bytes());
+        edit.touch(number, at..at + SLOT_LEN);
+        self.good.remove(&block);
+        Ok(())
+    }
+
+    /// The ciphertext of `range` from `scratch` and the slots of `edit`, in one call where they are contiguous.
+    fn write_pages(
+        &mut self,
+        range: std::ops::Range<u64>,
+        slots_first: bool,
+        mut edit: Edit,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let file = self.file.clone();
+        let (first, last) = (range.start, range.end - 1);
+        let inside = first < blocks(self.size.min(self.recorded));
+        let data = &*scratch.sealed((range.end - range.start) as usize * BLOCK_LEN);
+        if inside && !slots_first {
+            // Holes inside the file are filled: no slot may name a page before it is there.
+            for run in runs(first, last) {
+                let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
+                backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK)?;
+            }
+            return Ok(edit.flush(&self.pages, file.as_fd())?);
+        }
+        let mut start = data_page(first);
+        let before = slot_place(first).0;
+        if before + 1 == start && edit.contains(before) {
+            start = before;
+        }
+        let within: Vec<(u64, Arc<pages::Page>)> = slot_pages(first, last)
+            .filter(|&number| number >= start && edit.contains(number))
+            .map(|number| Ok((number, self.pages.load(number, file.as_fd())?)))
+            .collect::<Result<_>>()?;
+        edit.take_out(start..data_page(last) + 1);
+        edit.flush(&self.pages, file.as_fd())?;
+        let mut bufs = Vec::new();
+        let mut at = start;
+        let mut within = within.iter().peekable();
+        for run in runs(first, last) {
+            while at < data_page(run.start) {
+                match within.peek() {
+                    Some((number, page)) if *number == at => {
+                        bufs.push(IoSlice::new(&page[..]));
+                        within.next();
+                    }
+                    _ => {
+                        // A page between that has nothing to write: end this call here.
+                        flush_bufs(file.as_fd(), &mut bufs, at)?;
+                    }
+                }
+                at += 1;
+            }
+            bufs.push(IoSlice::new(
+                &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN],
+            ));
+            at += run.end - run.start;
+        }
+        flush_bufs(file.as_fd(), &mut bufs, at)
+    }
+
+    /// A write failed: what is stored is one of old and new in each place, and only looking tells.
+    fn after_failure(&mut self) {
+        self.pages.clear();
+        self.good.clear();
+        self.newest = false;
+        self.record_stale = true;
+        self.slots_behind = true;
+        self.skipped.all_stale();
+        if self.recorded == 0 && self.size == 0 {
+            // The first write of a new file: take it back, so that the file is empty again.
+            if backing::set_len(self.file.as_fd(), 0).is_ok() {
+                self.start_over();
+            }
+        } else if let Ok(stat) = backing::stat(self.file.as_fd()) {
+            self.stored_len = stat.st_size as u64;
+        }
+    }
+
+    /// The state of a file of stored length 0; its key is kept.
+    fn start_over(&mut self) {
+        self.size = 0;
+        self.recorded = 0;
+        self.synced = 0;
+        self.stored_len = 0;
+        self.newest = true;
+        self.record_stale = false;
+        self.tail_zero = Some(true);
+        self.slots_behind = false;
+        self.cut_pending = false;
+        self.good.clear();
+        self.pages.clear();
+        self.skipped = SkipMap::default();
+    }
+
+    /// Sets the size. Growth skips blocks; to 0 the stored file is emptied and needs no key.
+    pub fn set_size(&mut self, size: u64, scratch: &mut Scratch) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(ContentError::TooBig);
+        }
+        match size.cmp(&self.size) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less if size == 0 => {
+                backing::set_len(self.file.as_fd(), 0)?;
+                self.start_over();
+                Ok(())
+            }
+            std::cmp::Ordering::Less => self.shrink(size),
+            std::cmp::Ordering::Greater => self.grow(size, scratch),
+        }
+    }
+
+    fn grow(&mut self, size: u64, scratch: &mut Scratch) -> Result<()> {
+        self.keys()?;
+        self.before_growth(scratch)?;
+        let grown = self.issue_growth(size);
+        if grown.is_err() {
+            self.after_failure();
+        }
+        self.pages.trim();
+        grown
+    }
+
+    fn issue_growth(&mut self, size: u64) -> Result<()> {
+        let mut nonces = Nonces::for_request();
+        let mut edit = Edit::default();
+        if self.stored_len == 0 {
+            self.stage_header(&mut edit)?;
+        }
+        let became_sparse = self.enter(size, None, &mut nonces, &mut edit)?;
+        edit.flush(&self.pages, self.file.clone().as_fd())?;
+        // Slot pages were written behind the data that is there; the file may be longer now than it was.
+        self.stored_len = backing::stat(self.file.as_fd())?.st_size as u64;
+        self.finish(size, became_sparse, false, false)
+    }
+
+    fn shrink(&mut self, size: u64) -> Result<()> {
+        let key = self.keys()?.file.record.clone();
+        let fresh = size >= self.synced;
+        let old = self.size;
+        self.size = size;
+        self.synced = self.synced.min(size);
+        if let Err(e) = self.write_record() {
+            self.size = old;
+            return Err(e);
+        }
+        if !fresh {
+            self.barrier()?;
+        }
+        let end = blocks(size);
+        let file = self.file.clone();
+        self.skipped.cut(size, &self.pages, file.as_fd(), &key)?;
+        self.good.retain(|&block, _| block < end);
+        self.pages.forget_from(data_page(end - 1) + 1);
+        self.slots_behind = true;
+        self.tail_zero = if size.is_multiple_of(BLOCK) { Some(true) } else { None };
+        self.cut_pending = true;
+        self.set_stored_len(stored_len(size))?;
+        self.empty_slots_behind()
+    }
+}
+
+fn flush_bufs(file: BorrowedFd<'_>, bufs: &mut Vec<IoSlice<'_>>, end_page: u64) -> Result<()> {
+    if bufs.is_empty() {
+        return Ok(());
+    }
+    let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+    let start = end_page * BLOCK - len as u64;
+    backing::write_vectored_at(file, bufs, start)?;
+    bufs.clear();
+    Ok(())
+}
