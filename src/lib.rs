@@ -8,3 +8,4 @@ pub mod content;
 pub mod crypto;
 pub mod durable;
 pub mod format;
+pub mod names;
