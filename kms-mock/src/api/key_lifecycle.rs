@@ -1,0 +1,337 @@
+//! Key lifecycle: createKey, enableKey, disableKey, scheduleKeyDeletion, cancelKeyDeletion, describeKey, listKeys.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Call, Reply, key_name, nothing, step, texts};
+use crate::clock::to_iso;
+use crate::error::*;
+use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, RestingState, Rotation, Tag};
+
+/// Days until a planned deletion.
+const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
+/// Days between rotations.
+const ROTATION_INTERVAL: std::ops::RangeInclusive<u32> = 7..=730;
+const MAX_TAGS: usize = 20;
+const MAX_DESCRIPTION: usize = 8192;
+const DEFAULT_PAGE_SIZE: u64 = 10;
+const MAX_PAGE_SIZE: u64 = 100;
+/// Above this the page is not merely over the threshold (0231) but too large (0130).
+const HUGE_PAGE_SIZE: u64 = 1000;
+
+pub fn create_key(call: &Call<'_>) -> Reply {
+    call.reach(step::REQUIRED)?;
+    let wanted = wanted_fields(call)?;
+    call.reach(step::FORMAT)?;
+    let plan = plan(call, &wanted)?;
+    call.reach(step::OPERATION)?;
+    let key = match plan.origin {
+        Origin::CtyunKms => {
+            Key::generate(plan.spec, plan.protection, call.now).map_err(|error| call.internal(&error, KMS_0505))?
+        }
+        Origin::External => Key::external(plan.spec, plan.protection, call.now),
+    };
+    let text = |name| call.fields.text(name).unwrap_or_default().to_owned();
+    let key = Key {
+        rotation: plan
+            .rotation_days
+            .map(|interval_days| Rotation { interval_days, next: call.now + i64::from(interval_days) * DAY }),
+        description: text("description"),
+        instance_id: text("instanceId"),
+        ep_id: text("epId"),
+        tags: plan.tags,
+        ..key
+    };
+    let key = call.service.store.insert(key, None).map_err(|error| call.internal(&error, KMS_0515))?;
+    Ok(key.metadata())
+}
+
+/// The fields that createKey requires, with the defaults of the switch `lenient`.
+struct Wanted<'a> {
+    spec: &'a str,
+    usage: &'a str,
+    protection: String,
+    rotate: Option<&'a Value>,
+    interval: Option<String>,
+}
+
+/// Step 12. Whether rotation is a required field depends on spec and origin, which are judged at step 13: what is unreadable
+/// there requires nothing here.
+fn wanted_fields<'a>(call: &'a Call<'_>) -> Result<Wanted<'a>, Refusal> {
+    let lenient = call.switches.lenient;
+    let text = |name, default, absent: Code| match call.optional(name) {
+        Some(text) => Ok(text),
+        None if lenient => Ok(default),
+        None => Err(Refusal::from(absent)),
+    };
+    let spec = text("keySpec", "AES_256", KMS_0126)?;
+    let usage = text("keyUsage", "ENCRYPT/DECRYPT", KMS_0117)?;
+    let protection = match text_or_number(call, "protectionLevel") {
+        Some(protection) => protection,
+        None if lenient => "SOFTWARE".to_owned(),
+        None => return Err(KMS_0113.into()),
+    };
+    let rotate = call.fields.value("enableAutomaticRotation").filter(|value| value.as_str() != Some(""));
+    let made_here = call.optional("origin").is_none_or(|origin| Origin::parse(origin) == Some(Origin::CtyunKms));
+    if rotate.is_none() && !lenient && made_here && KeySpec::parse(spec).is_some() {
+        return Err(KMS_0116.into());
+    }
+    let interval = text_or_number(call, "rotationInterval");
+    if rotate == Some(&Value::Bool(true)) && interval.is_none() {
+        return Err(KMS_0118.into());
+    }
+    Ok(Wanted { spec, usage, protection, rotate, interval })
+}
+
+/// What createKey will make.
+struct Plan {
+    spec: KeySpec,
+    protection: Protection,
+    origin: Origin,
+    rotation_days: Option<u32>,
+    tags: Vec<Tag>,
+}
+
+/// Step 13.
+fn plan(call: &Call<'_>, wanted: &Wanted<'_>) -> Result<Plan, Refusal> {
+    let spec = KeySpec::parse(wanted.spec).ok_or(KMS_0227)?;
+    // Both specs are symmetric, and symmetric keys sign nothing.
+    if KeyUsage::parse(wanted.usage) != Some(KeyUsage::EncryptDecrypt) {
+        return Err(KMS_0216.into());
+    }
+    let protection = Protection::parse(&wanted.protection).ok_or(KMS_0218)?;
+    // SM4 keys exist in hardware only.
+    if spec == KeySpec::CtyunSm4 && protection == Protection::Software && !call.switches.lenient {
+        return Err(KMS_0218.into());
+    }
+    let rotate = match wanted.rotate {
+        None => false,
+        Some(value) => value.as_bool().ok_or(KMS_0217)?,
+    };
+    let rotation_days = match (rotate, &wanted.interval) {
+        (true, Some(interval)) => Some(rotation_days(interval).ok_or(KMS_0224)?),
+        _ => None,
+    };
+    let origin = match call.optional("origin") {
+        None => Origin::CtyunKms,
+        Some(origin) => Origin::parse(origin).ok_or(KMS_0242)?,
+    };
+    if rotate && origin == Origin::External {
+        return Err(KMS_0211.into());
+    }
+    algorithm_fits(call.optional("algorithm"), spec)?;
+    let tags = tags(call.fields.value("tags")).ok_or(KMS_0101)?;
+    let too_long = |text: &str| text.chars().count() > MAX_DESCRIPTION;
+    if call.fields.text("description").is_some_and(too_long) {
+        return Err(KMS_0129.into());
+    }
+    Ok(Plan { spec, protection, origin, rotation_days, tags })
+}
+
+/// `"30"`, `"30d"` or 30.
+fn rotation_days(text: &str) -> Option<u32> {
+    let digits = text.strip_suffix('d').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|days| plain && ROTATION_INTERVAL.contains(days))
+}
+
+/// The old field `algorithm` must agree with the spec.
+fn algorithm_fits(algorithm: Option<&str>, spec: KeySpec) -> Result<(), Code> {
+    match (algorithm, spec) {
+        (None, _) | (Some("AES"), KeySpec::Aes256) | (Some("SM4"), KeySpec::CtyunSm4) => Ok(()),
+        (Some("AES"), _) => Err(KMS_0220),
+        (Some("SM4"), _) => Err(KMS_0221),
+        (Some("RSA"), _) => Err(KMS_0222),
+        (Some(_), _) => Err(KMS_0101),
+    }
+}
+
+fn tags(value: Option<&Value>) -> Option<Vec<Tag>> {
+    let Some(value) = value else { return Some(Vec::new()) };
+    let tags: Vec<Tag> = serde_json::from_value(value.clone()).ok()?;
+    (tags.len() <= MAX_TAGS && tags.iter().all(|tag| !tag.key.is_empty())).then_some(tags)
+}
+
+fn text_or_number(call: &Call<'_>, name: &str) -> Option<String> {
+    match call.fields.value(name)? {
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+pub fn enable_key(call: &Call<'_>) -> Reply {
+    let key = addressed_key(call)?;
+    own_key(call, &key)?;
+    call.reach(step::STATE)?;
+    key.judge(Operation::Enable)?;
+    call.reach(step::OPERATION)?;
+    call.change(&key.id, KMS_0503, |key| {
+        key.judge(Operation::Enable)?;
+        key.resting = RestingState::Enabled;
+        Ok(())
+    })?;
+    nothing()
+}
+
+pub fn disable_key(call: &Call<'_>) -> Reply {
+    let key = addressed_key(call)?;
+    own_key(call, &key)?;
+    call.reach(step::STATE)?;
+    key.judge(Operation::Disable)?;
+    call.reach(step::OPERATION)?;
+    call.change(&key.id, KMS_0503, |key| {
+        key.judge(Operation::Disable)?;
+        key.resting = RestingState::Disabled;
+        Ok(())
+    })?;
+    nothing()
+}
+
+pub fn schedule_key_deletion(call: &Call<'_>) -> Reply {
+    call.reach(step::REQUIRED)?;
+    let name = call.required("cmkUuid", KMS_0102)?;
+    let window = call.fields.value("pendingWindowInDays").ok_or(KMS_0122)?;
+    call.reach(step::FORMAT)?;
+    let name = key_name(name, false)?;
+    let days = window.as_u64().filter(|days| PENDING_WINDOW.contains(days)).ok_or(KMS_0226)?;
+    call.reach(step::EXISTENCE)?;
+    let key = call.find_key(name)?;
+    own_key(call, &key)?;
+    call.reach(step::STATE)?;
+    deletable(&key)?;
+    call.reach(step::OPERATION)?;
+    let delete_at = call.now + days as i64 * DAY;
+    let key = call.change(&key.id, KMS_0506, |key| {
+        deletable(key)?;
+        key.delete_at = Some(delete_at);
+        Ok(())
+    })?;
+    Ok(texts([("cmkUuid", &key.id), ("deleteDate", &to_iso(delete_at))]))
+}
+
+/// The state allows it, and nobody has protected the key from it.
+fn deletable(key: &Key) -> Result<(), Code> {
+    key.judge(Operation::ScheduleDeletion)?;
+    if key.deletion_protection { Err(KMS_0203) } else { Ok(()) }
+}
+
+pub fn cancel_key_deletion(call: &Call<'_>) -> Reply {
+    let key = addressed_key(call)?;
+    call.reach(step::STATE)?;
+    key.judge(Operation::CancelDeletion)?;
+    call.reach(step::OPERATION)?;
+    call.change(&key.id, KMS_0503, |key| {
+        key.judge(Operation::CancelDeletion)?;
+        key.delete_at = None;
+        Ok(())
+    })?;
+    nothing()
+}
+
+/// Steps 12 to 14 of an API whose one field is the id of a key.
+fn addressed_key(call: &Call<'_>) -> Result<Arc<Key>, Refusal> {
+    call.reach(step::REQUIRED)?;
+    let name = call.required("cmkUuid", KMS_0102)?;
+    call.reach(step::FORMAT)?;
+    let name = key_name(name, false)?;
+    call.reach(step::EXISTENCE)?;
+    call.find_key(name)
+}
+
+/// Step 15: a default CMK is the system's; nobody enables, disables or deletes it.
+fn own_key(call: &Call<'_>, key: &Key) -> Result<(), Refusal> {
+    call.reach(step::KIND)?;
+    if key.product.is_some() { Err(KMS_0203.into()) } else { Ok(()) }
+}
+
+pub fn describe_key(call: &Call<'_>) -> Reply {
+    call.reach(step::REQUIRED)?;
+    let name = call.required("cmkUuid", KMS_0102)?;
+    call.reach(step::FORMAT)?;
+    let name = key_name(name, true)?;
+    call.reach(step::EXISTENCE)?;
+    let key = call.find_key(name)?;
+    call.reach(step::OPERATION)?;
+    Ok(key.metadata())
+}
+
+pub fn list_keys(call: &Call<'_>) -> Reply {
+    call.reach(step::REQUIRED)?;
+    let product = call.fields.text("product");
+    if product == Some("") {
+        return Err(KMS_0135.into());
+    }
+    call.reach(step::FORMAT)?;
+    let (page_number, page_size) = page(call)?;
+    call.reach(step::EXISTENCE)?;
+    let keys = call.service.store.keys();
+    if product.is_some() && !keys.iter().any(|key| key.product.as_deref() == product) {
+        return Err(KMS_0136.into());
+    }
+    call.reach(step::OPERATION)?;
+    let found: Vec<_> = keys.iter().filter(|key| is_listed(call, key)).collect();
+    let start = (page_number - 1).saturating_mul(page_size);
+    let rows = found.iter().skip(usize::try_from(start).unwrap_or(usize::MAX)).take(page_size as usize);
+    let Value::Object(reply) = json!({
+        "pageNumber": page_number,
+        "pageSize": page_size,
+        "totalCount": found.len(),
+        "keys": rows.map(|key| key.metadata()).collect::<Vec<_>>(),
+    }) else {
+        return nothing();
+    };
+    Ok(reply)
+}
+
+/// `pageNumber` and `pageSize` with their defaults.
+fn page(call: &Call<'_>) -> Result<(u64, u64), Refusal> {
+    let number = |name, default| match call.fields.value(name) {
+        None => Ok(default),
+        Some(value) => value.as_u64().filter(|number| *number >= 1).ok_or(Refusal::from(KMS_0101)),
+    };
+    let (page_number, page_size) = (number("pageNumber", 1)?, number("pageSize", DEFAULT_PAGE_SIZE)?);
+    match page_size {
+        size if size > HUGE_PAGE_SIZE => Err(KMS_0130.into()),
+        size if size > MAX_PAGE_SIZE => Err(KMS_0231.into()),
+        size => Ok((page_number, size)),
+    }
+}
+
+/// Does a key pass all the filters of listKeys? "" is no filter.
+fn is_listed(call: &Call<'_>, key: &Key) -> bool {
+    let is = |name, value: &str| call.optional(name).is_none_or(|wanted| wanted == value);
+    let protection = text_or_number(call, "protectionLevel");
+    is("keyState", key.state().name())
+        && call.optional("keySpec").is_none_or(|wanted| KeySpec::parse(wanted) == Some(key.spec))
+        && is("keyUsage", key.usage.name())
+        && is("origin", key.origin.name())
+        && protection.is_none_or(|wanted| Protection::parse(&wanted) == Some(key.protection))
+        && call.optional("product").is_none_or(|wanted| key.product.as_deref() == Some(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotation_intervals() {
+        for (text, days) in [("7", 7), ("30d", 30), ("730", 730)] {
+            assert_eq!(rotation_days(text), Some(days));
+        }
+        for text in ["", "d", "6", "731", "30 d", "+30", "1.5", "99999999999", "month"] {
+            assert_eq!(rotation_days(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn tags_are_pairs() {
+        assert_eq!(tags(None).map(|tags| tags.len()), Some(0));
+        let pair = json!({"tagKey": "a", "tagValue": "b"});
+        assert_eq!(tags(Some(&json!(vec![pair.clone(); 20]))).map(|tags| tags.len()), Some(20));
+        for bad in [json!(vec![pair; 21]), json!({}), json!([1]), json!([{"tagKey": "", "tagValue": ""}])] {
+            assert!(tags(Some(&bad)).is_none(), "{bad}");
+        }
+    }
+}

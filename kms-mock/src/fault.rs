@@ -1,0 +1,170 @@
+//! Injected faults: what the next calls of an API suffer instead of, or on top of, their ordinary answer.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// The step at which a code is raised unless the fault names another: the operation itself.
+pub const OPERATION_STEP: u8 = 17;
+
+/// What happens to the next `times` calls of `api`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// `None` for every API.
+    pub api: Option<String>,
+    /// `u32::MAX` until the faults are cleared.
+    pub times: u32,
+    pub kind: FaultKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Refuse with this code at the step of the operation, after every check has passed; nothing is changed. A code that is not
+    /// in the table is sent with status 500.
+    Code(String),
+    /// Refuse with this code at one of the 17 steps of the order of checks, instead of what the step would find.
+    CodeAt { code: String, step: u8 },
+    /// Answer with this HTTP status and no envelope, like a gateway in front of the service; nothing is changed.
+    Status(u16),
+    /// Start later. Adds to every other fault.
+    Delay(Duration),
+    /// Never answer: the connection stays open until the faults are cleared or the mock stops.
+    Hang,
+    /// Close the connection without an answer; nothing is changed.
+    Drop,
+    /// Do the work, then close the connection without an answer.
+    DropAfter,
+    /// Announce the whole body, send half of it, close the connection.
+    TruncateBody,
+    /// Send a body of 8 MiB.
+    OversizedBody,
+    /// Status and headers as they should be, without a body.
+    EmptyBody,
+    /// Send a page of HTML with the status of the answer.
+    NotJson,
+    /// Send other bytes of the same length as `plaintext`.
+    LyingPlaintext,
+    /// Send only the first half of `plaintext`.
+    ShortPlaintext,
+    /// Send another `cmkUuid` than the one that was used.
+    LyingKeyId,
+    /// Leave this field out of a successful answer.
+    WithoutField(String),
+}
+
+/// When a fault takes effect; a call suffers at most one fault of each phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Delay,
+    /// Before the request is looked at.
+    Arrival,
+    /// In the checks, at this step or an earlier one.
+    Step(u8),
+    /// When the answer is known.
+    Answer,
+}
+
+#[derive(Debug, Default)]
+pub struct Faults {
+    active: Mutex<Vec<Fault>>,
+    released: Notify,
+}
+
+impl Faults {
+    pub fn inject(&self, fault: Fault) {
+        if fault.times > 0 {
+            self.lock().push(fault);
+        }
+    }
+
+    /// Forgets all faults and closes the connections that hang.
+    pub fn clear(&self) {
+        self.lock().clear();
+        self.released.notify_waiters();
+    }
+
+    pub fn active(&self) -> Vec<Fault> {
+        self.lock().clone()
+    }
+
+    /// The oldest fault of this phase for a call of `api`, counted as used.
+    pub fn take(&self, api: &str, phase: Phase) -> Option<FaultKind> {
+        let mut active = self.lock();
+        let at = active.iter().position(|fault| {
+            fault.api.as_deref().is_none_or(|wanted| wanted == api) && fault.kind.takes_effect(phase)
+        })?;
+        let kind = active[at].kind.clone();
+        if active[at].times != u32::MAX {
+            active[at].times -= 1;
+        }
+        if active[at].times == 0 {
+            active.remove(at);
+        }
+        Some(kind)
+    }
+
+    /// Waits until the faults are cleared.
+    pub async fn hang(&self) {
+        self.released.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Fault>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FaultKind {
+    fn takes_effect(&self, phase: Phase) -> bool {
+        match self {
+            FaultKind::Delay(_) => phase == Phase::Delay,
+            FaultKind::Status(_) | FaultKind::Hang | FaultKind::Drop => phase == Phase::Arrival,
+            FaultKind::Code(_) => matches!(phase, Phase::Step(reached) if reached >= OPERATION_STEP),
+            FaultKind::CodeAt { step, .. } => matches!(phase, Phase::Step(reached) if reached >= *step),
+            FaultKind::DropAfter
+            | FaultKind::TruncateBody
+            | FaultKind::OversizedBody
+            | FaultKind::EmptyBody
+            | FaultKind::NotJson
+            | FaultKind::LyingPlaintext
+            | FaultKind::ShortPlaintext
+            | FaultKind::LyingKeyId
+            | FaultKind::WithoutField(_) => phase == Phase::Answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(api: Option<&str>, times: u32, kind: FaultKind) -> Fault {
+        Fault { api: api.map(str::to_owned), times, kind }
+    }
+
+    #[test]
+    fn faults_are_used_up_in_order() {
+        let faults = Faults::default();
+        faults.inject(fault(Some("decrypt"), 2, FaultKind::Drop));
+        faults.inject(fault(None, 1, FaultKind::Hang));
+        faults.inject(fault(None, 0, FaultKind::Hang));
+        assert_eq!(faults.take("encrypt", Phase::Arrival), Some(FaultKind::Hang));
+        assert_eq!(faults.take("encrypt", Phase::Arrival), None);
+        assert_eq!(faults.take("decrypt", Phase::Answer), None);
+        assert_eq!(faults.take("decrypt", Phase::Arrival), Some(FaultKind::Drop));
+        assert_eq!(faults.take("decrypt", Phase::Arrival), Some(FaultKind::Drop));
+        assert!(faults.active().is_empty());
+    }
+
+    #[test]
+    fn until_cleared() {
+        let faults = Faults::default();
+        faults.inject(fault(None, u32::MAX, FaultKind::Code("KMS.0512".into())));
+        for _ in 0..10 {
+            assert!(faults.take("x", Phase::Step(OPERATION_STEP)).is_some());
+        }
+        assert!(faults.take("x", Phase::Step(16)).is_none());
+        faults.clear();
+        assert!(faults.take("x", Phase::Step(OPERATION_STEP)).is_none());
+    }
+}

@@ -1,0 +1,97 @@
+//! Everything the mock knows while it runs, shared by its connections, the control doors and the handle of the library.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::PayloadMode;
+use crate::calls::Calls;
+use crate::clock::Clock;
+use crate::fault::Faults;
+use crate::key::{Key, KeySpec, Protection};
+use crate::store::{Store, StoreError};
+use crate::tenants::Tenants;
+
+pub struct Service {
+    pub store: Store,
+    pub tenants: Tenants,
+    pub clock: Clock,
+    pub faults: Faults,
+    pub calls: Calls,
+    /// Whether the control doors are open.
+    pub control: bool,
+    /// How long a client may take to send a header, or a body.
+    pub read_timeout: Duration,
+    switches: Mutex<Switches>,
+}
+
+/// What can be switched while the mock runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switches {
+    /// createKey fills in what it would refuse as absent, SM4 keys may have SOFTWARE protection, AES keys make AES_128 data keys.
+    pub lenient: bool,
+    /// Errors are sent with HTTP status 200; only the body tells.
+    pub soft_errors: bool,
+    pub payload_mode: PayloadMode,
+    /// How far the date of a request may be from the clock of the mock, in seconds.
+    pub skew_s: u64,
+    /// Longest body, in bytes.
+    pub max_body: usize,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Switches { lenient: false, soft_errors: false, payload_mode: PayloadMode::Gcm, skew_s: 900, max_body: MAX_BODY }
+    }
+}
+
+/// The default and the upper bound of `max_body`.
+pub const MAX_BODY: usize = 65_536;
+
+impl Service {
+    pub fn new(store: Store, tenants: Tenants, switches: Switches, control: bool, read_timeout: Duration) -> Self {
+        Service {
+            store,
+            tenants,
+            clock: Clock::default(),
+            faults: Faults::default(),
+            calls: Calls::default(),
+            control,
+            read_timeout,
+            switches: Mutex::new(bounded(switches)),
+        }
+    }
+
+    pub fn switches(&self) -> Switches {
+        *self.switches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_switches(&self, switches: Switches) {
+        *self.switches.lock().unwrap_or_else(PoisonError::into_inner) = bounded(switches);
+    }
+
+    /// Forgets faults, calls, quotas and the movement of the clock. Keys and switches stay.
+    pub fn reset(&self) {
+        self.faults.clear();
+        self.calls.reset();
+        self.tenants.reset();
+        self.clock.reset();
+    }
+
+    /// Makes the default CMK of a cloud product unless it is there.
+    pub fn seed(&self, product: &str) -> Result<(), StoreError> {
+        let alias = format!("alias/{product}");
+        if self.store.key_by_alias(&alias).is_some() {
+            return Ok(());
+        }
+        let key = Key::generate(KeySpec::Aes256, Protection::Software, self.clock.now())?;
+        let key = Key { product: Some(product.to_owned()), creator: "system".to_owned(), ..key };
+        self.store.insert(key, Some(&alias)).map(drop)
+    }
+}
+
+fn bounded(switches: Switches) -> Switches {
+    Switches { max_body: switches.max_body.min(MAX_BODY), ..switches }
+}
