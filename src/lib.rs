@@ -4,3 +4,4 @@
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
 pub mod crypto;
+pub mod kms;
