@@ -4,4 +4,5 @@
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
 pub mod crypto;
+pub mod keys;
 pub mod kms;

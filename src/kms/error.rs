@@ -175,13 +175,8 @@ impl From<Refusal> for KmsError {
 }
 
 impl Refusal {
-    pub(super) fn new(
-        api: &'static str,
-        code: String,
-        message: String,
-        request_id: Option<String>,
-        http_status: u16,
-    ) -> Self {
+    /// Reads the meaning from the code or, where the code is not known, from the status.
+    pub fn new(api: &'static str, code: String, message: String, request_id: Option<String>, http_status: u16) -> Self {
         let (meaning, retry) = meaning_of(&code, http_status);
         let message = message.chars().take(MESSAGE_MAX).collect();
         Self { api, code, message, request_id, http_status, meaning, retry }
