@@ -8,4 +8,6 @@ pub mod content;
 pub mod crypto;
 pub mod durable;
 pub mod format;
+pub mod keys;
+pub mod kms;
 pub mod names;

@@ -1,0 +1,642 @@
+//! From a wrapped key to a usable one, and new keys before they are needed. The only room that asks the KMS.
+//!
+//! **Opening.** [`Keys::cached`] answers from memory and never blocks. On a miss the caller moves into a task and awaits
+//! [`Keys::fetch`]: one KMS call serves any number of waiters, runs as a task of its own (a waiter that gives up does not
+//! take it away from the others), and no wait outlasts [`KeysConfig::deadline`].
+//!
+//! **Creating.** [`Keys::take_new`] takes from a small pool that is refilled in the background; [`Keys::new_key`] waits
+//! for it.
+//!
+//! **How long a key serves.** From the start of the KMS call that gave it, for `key_ttl`; shortly before that ends, use
+//! renews it in the background. After that the KMS must be asked again, and a refusal drops the key at once. Only while
+//! the KMS *cannot answer* (unreachable, throttled, failing) may a key serve for `offline_ttl` more. So a revoked KMS key
+//! opens nothing after `key_ttl`, or `key_ttl + offline_ttl` for someone who can cut the line to the KMS. Keys that
+//! nobody uses go earlier (`idle_ttl`). Whoever holds an [`Arc<DataKey>`] keeps it in memory and asks
+//! [`DataKey::is_fresh`] when it must be looked up anew.
+//!
+//! Locks: `state` and `pool` are held for short, never across an await, and never both.
+
+mod cache;
+mod pool;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::crypto::secret::SecretBytes;
+use crate::kms::{KeySpec, Kms, KmsError, WrappedKey};
+
+use cache::{Cache, Fingerprint, Found, Verdict};
+use pool::{Pool, Take};
+
+/// A data key in plaintext, in locked memory, wiped when the last holder lets go. `Debug` prints its kind only.
+pub struct DataKey {
+    secret: SecretBytes,
+    fresh_until: Instant,
+}
+
+impl DataKey {
+    /// The door to the bytes, for the derivation of a file's keys.
+    pub fn secret(&self) -> &SecretBytes {
+        &self.secret
+    }
+
+    /// Whether the KMS has agreed to its use recently enough. When not, ask [`Keys::cached`], then [`Keys::fetch`].
+    pub fn is_fresh(&self) -> bool {
+        Instant::now() < self.fresh_until
+    }
+}
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey")
+    }
+}
+
+/// A key for a file that is about to be made. With `files_per_data_key` above 1, files made in a row get the same.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    pub key: Arc<DataKey>,
+    pub wrapped: WrappedKey,
+}
+
+#[derive(Clone, Debug)]
+pub struct KeysConfig {
+    /// The KMS key that wraps new data keys.
+    pub key_id: String,
+    pub spec: KeySpec,
+    /// Keys in the cache.
+    pub capacity: usize,
+    pub key_ttl: Duration,
+    pub idle_ttl: Duration,
+    /// How much longer than `key_ttl` a key may serve while the KMS cannot answer.
+    pub offline_ttl: Duration,
+    /// How long a refusal is remembered. That the KMS could not be asked is remembered for half a second at most.
+    pub negative_ttl: Duration,
+    /// Bound of every wait.
+    pub deadline: Duration,
+    /// Keys in the pool; doubles under demand up to `pool_max`, and halves when keys grow old unused.
+    pub pool_target: usize,
+    pub pool_max: usize,
+    /// Calls for new keys at the same time, so that they leave room for the opening of files.
+    pub pool_inflight: usize,
+    /// Calls under way above which [`Keys::prefetch`] does nothing.
+    pub prefetch_inflight: usize,
+    pub files_per_data_key: u32,
+    /// A wrapped key that names another KMS key is refused without asking. `None` allows all. Holds ids, not aliases.
+    pub allowed_key_ids: Option<Vec<String>>,
+}
+
+impl KeysConfig {
+    pub fn new(key_id: impl Into<String>, spec: KeySpec) -> Self {
+        Self {
+            key_id: key_id.into(),
+            spec,
+            capacity: 10_000,
+            key_ttl: Duration::from_secs(300),
+            idle_ttl: Duration::from_secs(120),
+            offline_ttl: Duration::ZERO,
+            negative_ttl: Duration::from_secs(2),
+            deadline: Duration::from_secs(10),
+            pool_target: 8,
+            pool_max: 256,
+            pool_inflight: 16,
+            prefetch_inflight: 64,
+            files_per_data_key: 1,
+            allowed_key_ids: None,
+        }
+    }
+
+    fn allows(&self, key_id: &str) -> bool {
+        self.allowed_key_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id.eq_ignore_ascii_case(key_id)))
+    }
+}
+
+/// Cheap to clone: one failed call answers every waiter.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    #[error("no key within {after:?}")]
+    TimedOut { after: Duration },
+    #[error("the KMS key {key_id:?} is not among those that this volume may use")]
+    ForeignKey { key_id: String },
+    /// The task of the call ended without a result: the runtime is going down, or there is a bug.
+    #[error("the call for a key was given up")]
+    Stopped,
+}
+
+impl KeyError {
+    pub fn kms(&self) -> Option<&KmsError> {
+        match self {
+            Self::Kms(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::ForeignKey { .. }) || self.kms().is_some_and(KmsError::is_denied)
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.kms().is_some_and(KmsError::is_gone)
+    }
+
+    /// "Could not ask": nothing is known about the key.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Stopped) || self.kms().is_some_and(KmsError::is_unreachable)
+    }
+
+    pub fn is_throttled(&self) -> bool {
+        self.kms().is_some_and(KmsError::is_throttled)
+    }
+
+    pub fn is_wrong_ciphertext(&self) -> bool {
+        self.kms().is_some_and(KmsError::is_wrong_ciphertext)
+    }
+
+    /// As [`KmsError::is_outage`]: says nothing against the use of the key.
+    pub fn is_outage(&self) -> bool {
+        self.is_unreachable() || self.kms().is_some_and(KmsError::is_outage)
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.is_outage() {
+            true => Verdict::Unknown,
+            false if self.is_denied() || self.is_gone() || self.is_wrong_ciphertext() => Verdict::Refused,
+            false => Verdict::Failed,
+        }
+    }
+
+    /// How long the same question is answered with the same error.
+    fn remembered_for(&self, negative_ttl: Duration) -> Duration {
+        match self.verdict() {
+            Verdict::Refused => negative_ttl,
+            Verdict::Failed | Verdict::Unknown => negative_ttl.min(OUTAGE_MEMORY),
+        }
+    }
+}
+
+/// Long enough that a burst of requests does not become a burst of calls, short enough that nobody waits for it.
+const OUTAGE_MEMORY: Duration = Duration::from_millis(500);
+
+/// Counters since the start, and sizes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyStats {
+    /// Look-ups answered from the cache, stale ones included.
+    pub hits: u64,
+    /// Calls of `cached` and `fetch` that found nothing to serve.
+    pub misses: u64,
+    /// Waiters that joined a call that was under way.
+    pub joined: u64,
+    /// Answers from a remembered error.
+    pub negative_hits: u64,
+    /// Keys served past `key_ttl` because the KMS could not answer.
+    pub offline_serves: u64,
+    pub kms_decrypts: u64,
+    pub kms_generates: u64,
+    /// Calls, of both kinds, in which the service said no.
+    pub kms_refusals: u64,
+    /// Calls, of both kinds, that failed otherwise.
+    pub kms_failures: u64,
+    /// Keys dropped for want of room.
+    pub evictions: u64,
+    /// Keys dropped for their age or because nobody used them.
+    pub expirations: u64,
+    /// Keys dropped because the service refused them.
+    pub revocations: u64,
+    /// New keys that grew too old in the pool.
+    pub pool_discarded: u64,
+    pub entries: u64,
+    pub fetches_under_way: u64,
+    pub pool_ready: u64,
+    pub pool_under_way: u64,
+    pub pool_target: u64,
+}
+
+pub struct Keys {
+    me: Weak<Keys>,
+    kms: Arc<dyn Kms>,
+    config: KeysConfig,
+    runtime: Handle,
+    state: Mutex<State>,
+    pool: Mutex<Pool>,
+    counters: Counters,
+}
+
+struct State {
+    cache: Cache,
+    flights: HashMap<Fingerprint, Waiting>,
+    /// Counts the calls of `evict_all`: what was asked before one is not kept after it.
+    generation: u64,
+}
+
+type FetchResult = Result<Arc<DataKey>, KeyError>;
+type Waiting = watch::Receiver<Option<FetchResult>>;
+
+#[derive(Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    joined: AtomicU64,
+    negative_hits: AtomicU64,
+    offline_serves: AtomicU64,
+    kms_decrypts: AtomicU64,
+    kms_generates: AtomicU64,
+    kms_refusals: AtomicU64,
+    kms_failures: AtomicU64,
+}
+
+impl Keys {
+    /// Calls run on `runtime`, which needs its timer and, for the real KMS, its I/O driver.
+    pub fn new(kms: Arc<dyn Kms>, config: KeysConfig, runtime: Handle) -> Arc<Self> {
+        let keys = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            kms,
+            state: Mutex::new(State { cache: Cache::new(&config), flights: HashMap::new(), generation: 0 }),
+            pool: Mutex::new(Pool::new(&config)),
+            config,
+            runtime,
+            counters: Counters::default(),
+        });
+        keys.runtime.spawn(sweep_for_ever(keys.me.clone(), keys.sweep_interval()));
+        keys
+    }
+
+    /// The key if it may serve now. Never blocks and never waits for the KMS; renews an ageing key in the background.
+    pub fn cached(&self, wrapped: &WrappedKey) -> Option<Arc<DataKey>> {
+        let fingerprint = Fingerprint::of(wrapped);
+        let found = self.state.lock().cache.find(&fingerprint, Instant::now());
+        self.serve(found, fingerprint, wrapped)
+    }
+
+    /// The key, from the cache or from the KMS. The call to the KMS starts at once, whether or not the future is polled.
+    pub fn fetch(
+        self: &Arc<Self>,
+        wrapped: &WrappedKey,
+    ) -> impl Future<Output = Result<Arc<DataKey>, KeyError>> + Send + 'static + use<> {
+        let patience = self.config.deadline;
+        let deadline = Instant::now() + patience;
+        let fingerprint = Fingerprint::of(wrapped);
+        let start = self.find_or_start(fingerprint, wrapped);
+        let keys = Arc::clone(self);
+        async move {
+            let mut waiting = match start {
+                Start::Known(result) => return result,
+                Start::Waiting(waiting) => waiting,
+            };
+            match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
+                Ok(Ok(result)) => result.clone().unwrap_or(Err(KeyError::Stopped)),
+                Ok(Err(_closed)) => Err(KeyError::Stopped),
+                Err(_) => keys.learn(fingerprint, Err(KeyError::TimedOut { after: patience }), None),
+            }
+        }
+    }
+
+    /// Starts to fetch a key that will be needed soon. False if it is there already, or if the KMS is busy enough.
+    pub fn prefetch(&self, wrapped: &WrappedKey) -> bool {
+        if !self.config.allows(&wrapped.key_id) {
+            return false;
+        }
+        let fingerprint = Fingerprint::of(wrapped);
+        {
+            let state = self.state.lock();
+            if state.flights.len() >= self.config.prefetch_inflight || state.cache.holds(&fingerprint, Instant::now()) {
+                return false;
+            }
+        }
+        self.start_in_background(fingerprint, wrapped)
+    }
+
+    /// A new key if the pool has one. Never blocks; refills the pool in the background.
+    pub fn take_new(&self) -> Option<NewKey> {
+        let taken = self.pool.lock().take(Instant::now());
+        self.refill();
+        match taken {
+            Take::Key(key) => Some(self.taken(key)),
+            Take::Trouble(_) | Take::Empty => None,
+        }
+    }
+
+    /// A new key, waiting for the pool if it is empty. While the KMS refuses, the error comes without a call.
+    pub fn new_key(self: &Arc<Self>) -> impl Future<Output = Result<NewKey, KeyError>> + Send + 'static + use<> {
+        let keys = Arc::clone(self);
+        async move {
+            let patience = keys.config.deadline;
+            let deadline = Instant::now() + patience;
+            let waiting = {
+                let mut pool = keys.pool.lock();
+                match pool.take(Instant::now()) {
+                    Take::Key(key) => Ok(Ok(key)),
+                    Take::Trouble(error) => Ok(Err(error)),
+                    Take::Empty => Err(pool.wait()),
+                }
+            };
+            keys.refill();
+            let result = match waiting {
+                Ok(known) => known,
+                Err(waiting) => match timeout_at(deadline, waiting).await {
+                    Ok(result) => result.unwrap_or(Err(KeyError::Stopped)),
+                    Err(_) => Err(KeyError::TimedOut { after: patience }),
+                },
+            };
+            result.map(|key| keys.taken(key))
+        }
+    }
+
+    /// Starts to fill the pool, for a mount that expects to create files.
+    pub fn warm_pool(&self) {
+        self.refill();
+    }
+
+    /// Drops and wipes every key that is not in use elsewhere, in the cache and in the pool. Calls that are under way
+    /// still answer those who wait for them, but are not kept.
+    pub fn evict_all(&self) {
+        {
+            let mut state = self.state.lock();
+            state.generation += 1;
+            state.cache.clear();
+        }
+        self.pool.lock().clear();
+    }
+
+    pub fn stats(&self) -> KeyStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let c = &self.counters;
+        let mut stats = KeyStats {
+            hits: read(&c.hits),
+            misses: read(&c.misses),
+            joined: read(&c.joined),
+            negative_hits: read(&c.negative_hits),
+            offline_serves: read(&c.offline_serves),
+            kms_decrypts: read(&c.kms_decrypts),
+            kms_generates: read(&c.kms_generates),
+            kms_refusals: read(&c.kms_refusals),
+            kms_failures: read(&c.kms_failures),
+            ..KeyStats::default()
+        };
+        {
+            let state = self.state.lock();
+            state.cache.count(&mut stats);
+            stats.fetches_under_way = state.flights.len() as u64;
+        }
+        self.pool.lock().count(&mut stats);
+        stats
+    }
+
+    /// The one place that decides whether a key that was found may serve. Callers: `cached`, `find_or_start`.
+    fn serve(&self, found: Found, fingerprint: Fingerprint, wrapped: &WrappedKey) -> Option<Arc<DataKey>> {
+        let key = match found {
+            Found::Fresh(key) => key,
+            Found::Ageing(key) => {
+                self.start_in_background(fingerprint, wrapped);
+                key
+            }
+            Found::Offline(key) => {
+                self.start_in_background(fingerprint, wrapped);
+                bump(&self.counters.offline_serves);
+                key
+            }
+            Found::Nothing => {
+                bump(&self.counters.misses);
+                return None;
+            }
+        };
+        bump(&self.counters.hits);
+        Some(key)
+    }
+
+    fn find_or_start(self: &Arc<Self>, fingerprint: Fingerprint, wrapped: &WrappedKey) -> Start {
+        if !self.config.allows(&wrapped.key_id) {
+            return Start::Known(Err(KeyError::ForeignKey { key_id: wrapped.key_id.clone() }));
+        }
+        let found = self.state.lock().cache.find(&fingerprint, Instant::now());
+        if let Some(key) = self.serve(found, fingerprint, wrapped) {
+            return Start::Known(Ok(key));
+        }
+        self.join_or_start(fingerprint, wrapped)
+    }
+
+    /// Joins the call for this key, or starts one. Looks again under the lock, since a call may have ended since.
+    fn join_or_start(self: &Arc<Self>, fingerprint: Fingerprint, wrapped: &WrappedKey) -> Start {
+        let (sender, waiting) = watch::channel(None);
+        let flight = {
+            let mut state = self.state.lock();
+            let now = Instant::now();
+            if let Some(waiting) = state.flights.get(&fingerprint) {
+                bump(&self.counters.joined);
+                return Start::Waiting(waiting.clone());
+            }
+            if let Some(error) = state.cache.remembered_error(&fingerprint, now) {
+                bump(&self.counters.negative_hits);
+                return Start::Known(Err(error));
+            }
+            if let Found::Fresh(key) | Found::Ageing(key) | Found::Offline(key) = state.cache.find(&fingerprint, now) {
+                return Start::Known(Ok(key));
+            }
+            state.flights.insert(fingerprint, waiting.clone());
+            Flight { keys: Arc::clone(self), fingerprint, generation: state.generation, landed: false }
+        };
+        // Outside the lock: a runtime that is going down drops the task, and with it the flight, right here.
+        self.runtime.spawn(fly(flight, wrapped.clone(), sender));
+        Start::Waiting(waiting)
+    }
+
+    /// A call that nobody waits for. False if there is one, or if one failed a moment ago.
+    fn start_in_background(&self, fingerprint: Fingerprint, wrapped: &WrappedKey) -> bool {
+        let Some(me) = self.me.upgrade() else { return false };
+        let (sender, waiting) = watch::channel(None);
+        let flight = {
+            let mut state = self.state.lock();
+            let busy = state.flights.contains_key(&fingerprint);
+            if busy || state.cache.remembered_error(&fingerprint, Instant::now()).is_some() {
+                return false;
+            }
+            state.flights.insert(fingerprint, waiting);
+            Flight { keys: me, fingerprint, generation: state.generation, landed: false }
+        };
+        self.runtime.spawn(fly(flight, wrapped.clone(), sender));
+        true
+    }
+
+    /// Starts the calls that the pool wants.
+    fn refill(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        let wanted = self.pool.lock().start(Instant::now());
+        for _ in 0..wanted {
+            self.runtime.spawn(generate(Refill { keys: Arc::clone(&me), landed: false }));
+        }
+    }
+
+    /// A key that leaves the pool is in the cache from then on: its file is about to be read.
+    fn taken(&self, new: NewKey) -> NewKey {
+        self.state.lock().cache.put_if_absent(Fingerprint::of(&new.wrapped), &new.key, Instant::now());
+        new
+    }
+
+    /// Keeps what a call that has landed (it started in the generation `landed`), or a wait in vain (`None`), taught about
+    /// a key. During an outage an old key may be the result.
+    fn learn(&self, fingerprint: Fingerprint, result: FetchResult, landed: Option<u64>) -> FetchResult {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if landed.is_some() {
+            // Under the same lock as what follows, so that nobody starts a second call in between.
+            state.flights.remove(&fingerprint);
+        }
+        match result {
+            Ok(key) => {
+                state.cache.answered();
+                if landed == Some(state.generation) {
+                    state.cache.put(fingerprint, &key, now);
+                }
+                Ok(key)
+            }
+            Err(error) => {
+                let until = now + error.remembered_for(self.config.negative_ttl);
+                match state.cache.failed(&fingerprint, &error, error.verdict(), until, now) {
+                    Some(key) => {
+                        if !key.is_fresh() {
+                            bump(&self.counters.offline_serves);
+                        }
+                        Ok(key)
+                    }
+                    None => Err(error),
+                }
+            }
+        }
+    }
+
+    fn data_key(&self, secret: SecretBytes, asked_at: Instant) -> Arc<DataKey> {
+        Arc::new(DataKey { secret, fresh_until: asked_at + self.config.key_ttl })
+    }
+
+    /// Often enough that a key outlives its time by a small part of it.
+    fn sweep_interval(&self) -> Duration {
+        (self.config.key_ttl.min(self.config.idle_ttl) / 4).clamp(Duration::from_millis(250), Duration::from_secs(15))
+    }
+
+    fn count_error(&self, error: &KeyError) {
+        let said_no = error.kms().is_some_and(|error| error.refusal().is_some());
+        bump(if said_no { &self.counters.kms_refusals } else { &self.counters.kms_failures });
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+enum Start {
+    Known(FetchResult),
+    Waiting(Waiting),
+}
+
+/// A call for one key. If its task is dropped, those who wait get [`KeyError::Stopped`] and the next one starts anew.
+struct Flight {
+    keys: Arc<Keys>,
+    fingerprint: Fingerprint,
+    generation: u64,
+    landed: bool,
+}
+
+async fn fly(flight: Flight, wrapped: WrappedKey, waiters: watch::Sender<Option<FetchResult>>) {
+    let keys = &flight.keys;
+    bump(&keys.counters.kms_decrypts);
+    let asked_at = Instant::now();
+    let call = keys.kms.decrypt(&wrapped, keys.config.spec.data_key_len());
+    let result = match timeout(keys.config.deadline, call).await {
+        Ok(result) => result.map_err(KeyError::from),
+        Err(_) => Err(KeyError::TimedOut { after: keys.config.deadline }),
+    };
+    let result = result.map(|secret| keys.data_key(secret, asked_at));
+    if let Err(error) = &result {
+        keys.count_error(error);
+        tracing::debug!(key_id = wrapped.key_id, %error, "the KMS gave no key");
+    }
+    // Off the list first, so that nobody joins a call that has ended.
+    let result = flight.land(result);
+    waiters.send_replace(Some(result));
+}
+
+impl Flight {
+    fn land(mut self, result: FetchResult) -> FetchResult {
+        self.landed = true;
+        self.keys.learn(self.fingerprint, result, Some(self.generation))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.keys.state.lock().flights.remove(&self.fingerprint);
+        }
+    }
+}
+
+/// A call for a new key. If its task is dropped, the pool learns of it.
+struct Refill {
+    keys: Arc<Keys>,
+    landed: bool,
+}
+
+async fn generate(mut refill: Refill) {
+    let keys = Arc::clone(&refill.keys);
+    bump(&keys.counters.kms_generates);
+    let asked_at = Instant::now();
+    let call = keys.kms.generate_data_key(&keys.config.key_id, keys.config.spec);
+    let result = match timeout(keys.config.deadline, call).await {
+        Ok(Ok(new)) if !keys.config.allows(&new.wrapped.key_id) => {
+            // Its file could not be opened later.
+            Err(KeyError::ForeignKey { key_id: new.wrapped.key_id })
+        }
+        Ok(Ok(new)) => Ok(NewKey { key: keys.data_key(new.plaintext, asked_at), wrapped: new.wrapped }),
+        Ok(Err(error)) => Err(KeyError::from(error)),
+        Err(_) => Err(KeyError::TimedOut { after: keys.config.deadline }),
+    };
+    refill.landed = true;
+    match result {
+        Ok(new) => keys.pool.lock().add(new, asked_at),
+        Err(error) => {
+            keys.count_error(&error);
+            tracing::debug!(key_id = keys.config.key_id, %error, "the KMS made no new key");
+            let until = Instant::now() + error.remembered_for(keys.config.negative_ttl);
+            let decided = error.verdict() != Verdict::Unknown;
+            keys.pool.lock().fail(error, decided, until);
+        }
+    }
+    keys.refill();
+}
+
+impl Drop for Refill {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.keys.pool.lock().fail(KeyError::Stopped, false, Instant::now());
+        }
+    }
+}
+
+async fn sweep_for_ever(keys: Weak<Keys>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(keys) = keys.upgrade() else { return };
+        let now = Instant::now();
+        keys.state.lock().cache.sweep(now);
+        keys.pool.lock().discard_old(now);
+    }
+}
+
+fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests;
