@@ -309,6 +309,22 @@ pub fn open_lock_file(dir: BorrowedFd<'_>, name: &str, read_only: bool) -> Resul
     rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
 }
 
+/// Sets the umask of the calling thread, which gets one of its own at the first call. False if the system refuses:
+/// the process' umask stays in force.
+pub fn set_thread_umask(umask: u32) -> bool {
+    thread_local! {
+        static OWN: bool = {
+            // SAFETY: CLONE_FS alone: this thread's umask and working directory part from the other threads'.
+            unsafe { libc::unshare(libc::CLONE_FS) == 0 }
+        };
+    }
+    if !OWN.with(|own| *own) {
+        return false;
+    }
+    rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    true
+}
+
 fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -136,6 +136,21 @@ impl Keys {
     }
 }
 
+/// A sync under way.
+#[derive(Debug)]
+pub struct Sync {
+    file: Arc<OwnedFd>,
+    recorded: u64,
+    cuts: u64,
+}
+
+impl Sync {
+    /// B: what was issued before is durable after.
+    pub fn barrier(&self) -> Result<()> {
+        Ok(backing::fdatasync(self.file.as_fd())?)
+    }
+}
+
 /// The plaintext view of one stored file.
 pub struct Content {
     volume: Arc<Volume>,
@@ -161,8 +176,9 @@ pub struct Content {
     tail_zero: Option<bool>,
     /// Slots behind the end may not be empty: a crash or a failed write left them.
     slots_behind: bool,
-    /// The stored length was cut, or slots behind the end emptied, since the last barrier.
-    cut_pending: bool,
+    /// How often the stored length was cut, or slots behind the end emptied; and the count at the last barrier.
+    cuts: u64,
+    cuts_synced: u64,
     /// Good halves of blocks that were looked at, while `newest` does not say them.
     good: HashMap<u64, usize>,
     pages: SlotPages,
@@ -186,7 +202,8 @@ impl Content {
             record_stale: false,
             tail_zero: Some(true),
             slots_behind: false,
-            cut_pending: false,
+            cuts: 0,
+            cuts_synced: 0,
             good: HashMap::new(),
             pages: SlotPages::default(),
             skipped: SkipMap::default(),
@@ -299,13 +316,24 @@ impl Content {
         self.keys.as_ref().ok_or(ContentError::NoKey)
     }
 
-    /// Everything written so far is durable when this returns; what failed before is reported once more only if it
-    /// fails again.
+    /// Everything written so far is durable when this returns.
     pub fn sync(&mut self) -> Result<()> {
-        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
-            self.write_record()?;
-        }
-        self.barrier()
+        let sync = self.begin_sync()?;
+        sync.barrier()?;
+        self.end_sync(&sync);
+        Ok(())
+    }
+
+    /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
+    /// [`Self::end_sync`].
+    pub fn begin_sync(&mut self) -> Result<Sync> {
+        self.close()?;
+        Ok(Sync { file: self.file.clone(), recorded: self.recorded, cuts: self.cuts })
+    }
+
+    pub fn end_sync(&mut self, sync: &Sync) {
+        self.synced = sync.recorded.min(self.recorded);
+        self.cuts_synced = sync.cuts;
     }
 
     /// At the last close of a file that is open for writing: the record says what is known.
@@ -319,7 +347,7 @@ impl Content {
     /// B: what was issued before is durable after.
     fn barrier(&mut self) -> Result<()> {
         backing::fdatasync(self.file.as_fd())?;
-        self.cut_pending = false;
+        self.cuts_synced = self.cuts;
         self.synced = self.recorded;
         Ok(())
     }

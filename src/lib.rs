@@ -8,6 +8,8 @@ pub mod content;
 pub mod crypto;
 pub mod durable;
 pub mod format;
+pub mod fs;
+pub mod fuse;
 pub mod keys;
 pub mod kms;
 pub mod names;

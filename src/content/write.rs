@@ -122,7 +122,7 @@ impl Content {
         if self.slots_behind {
             self.empty_slots_behind()?;
         }
-        if self.cut_pending {
+        if self.cuts != self.cuts_synced {
             self.barrier()?;
         }
         if self.size.is_multiple_of(BLOCK) {
@@ -170,14 +170,14 @@ impl Content {
             }
             if !edit.is_empty() {
                 edit.flush(&self.pages, self.file.as_fd())?;
-                self.cut_pending = true;
+                self.cuts += 1;
             }
             // Pages behind the end: the length takes them away.
             let length = stored_len(self.size);
             if self.stored_len != length || !self.tail_is_empty()? {
                 self.set_stored_len(length / BLOCK * BLOCK)?;
                 self.set_stored_len(length)?;
-                self.cut_pending = true;
+                self.cuts += 1;
             }
         }
         self.slots_behind = false;
@@ -564,7 +564,7 @@ impl Content {
         self.record_stale = false;
         self.tail_zero = Some(true);
         self.slots_behind = false;
-        self.cut_pending = false;
+        self.cuts_synced = self.cuts;
         self.good.clear();
         self.pages.clear();
         self.skipped = SkipMap::default();
@@ -631,7 +631,7 @@ impl Content {
         self.pages.forget_from(data_page(end - 1) + 1);
         self.slots_behind = true;
         self.tail_zero = if size.is_multiple_of(BLOCK) { Some(true) } else { None };
-        self.cut_pending = true;
+        self.cuts += 1;
         self.set_stored_len(stored_len(size))?;
         self.empty_slots_behind()
     }

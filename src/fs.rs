@@ -1,0 +1,134 @@
+//! The file system itself, without FUSE types: operations on inodes, handles and names.
+//!
+//! No operation waits for the network. One that needs a key which is not at hand changes nothing and gives
+//! [`FsError::Wait`]; the caller awaits [`Fs::wait`] elsewhere and calls again.
+//!
+//! Locks, in this order: a directory's name lock, [`inodes::Inode::open`], a content's lock, a table's own lock. The
+//! kernel serialises changes of one directory for an exclusive mount; the name lock does it for callers without a
+//! kernel in front.
+
+pub mod attr;
+pub mod dirs;
+pub mod error;
+pub mod file_ops;
+pub mod handles;
+pub mod inodes;
+pub mod namespace;
+pub mod open_files;
+pub mod xattr;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+use crate::content::Volume;
+use crate::format::volume::NameMode;
+use crate::keys::Keys;
+use crate::names::Names;
+
+pub use attr::{Attr, Entry, SetAttr, SetTime};
+pub use error::{FsError, Result, Wait};
+use handles::Handles;
+use inodes::{Inode, Inodes};
+pub use open_files::Ready;
+
+/// The inode number of the root, for the kernel.
+pub const ROOT: u64 = 1;
+
+/// Who asks: the owner of what is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: u32,
+}
+
+/// What a mount may and may not do.
+#[derive(Clone, Copy, Debug)]
+pub struct FsOptions {
+    pub read_only: bool,
+    /// Objects get the caller's owner: only root can give them away.
+    pub change_owner: bool,
+}
+
+/// Told to make the kernel write back and forget what it caches of an inode.
+pub type Invalidate = Box<dyn Fn(u64) + Send + Sync>;
+
+/// A mounted volume.
+pub struct Fs {
+    volume: Arc<Volume>,
+    mode: NameMode,
+    name_max: usize,
+    keys: Arc<Keys>,
+    options: FsOptions,
+    inodes: Inodes,
+    handles: Handles,
+    invalidate: OnceLock<Invalidate>,
+}
+
+impl Fs {
+    /// `root` is the opened backing directory; `name_max` the longest stored name.
+    pub fn new(
+        volume: Arc<Volume>,
+        mode: NameMode,
+        name_max: usize,
+        keys: Arc<Keys>,
+        root: OwnedFd,
+        options: FsOptions,
+    ) -> Result<Self> {
+        let inodes = Inodes::new(root)?;
+        Ok(Self {
+            volume,
+            mode,
+            name_max,
+            keys,
+            options,
+            inodes,
+            handles: Handles::default(),
+            invalidate: OnceLock::new(),
+        })
+    }
+
+    /// Once the kernel can be told: without it, SEEK_DATA and SEEK_HOLE know only what was written back.
+    pub fn set_invalidate(&self, invalidate: Invalidate) {
+        let _ = self.invalidate.set(invalidate);
+    }
+
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The clean end: open files are closed, everything is durable, the session leaves the list.
+    pub fn end(&self) {
+        for file in self.handles.take_all() {
+            if let Err(e) = file.content.write().close() {
+                tracing::error!(ino = file.inode.id, "closing a file at the end of the mount: {e}");
+            }
+        }
+        if let Err(e) = self.volume.sessions.end() {
+            tracing::error!("the session could not be ended, the next mount will treat it as crashed: {e}");
+        }
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names { mode: self.mode, name_max: self.name_max, keys: &self.volume.keys }
+    }
+
+    fn inode(&self, id: u64) -> Result<Arc<Inode>> {
+        self.inodes.find(id).ok_or(FsError::Stale)
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Free space and name lengths of the backing, as a mount of plaintext has them.
+    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        let root = self.inode(ROOT)?;
+        let mut stat = crate::backing::statvfs(root.fd.as_fd())?;
+        stat.f_namemax = match self.mode {
+            NameMode::Encrypted => crate::names::NAME_MAX as u64,
+            NameMode::Plain => self.name_max as u64,
+        };
+        Ok(stat)
+    }
+}

@@ -1,0 +1,176 @@
+//! The table of inodes that the kernel knows: one descriptor each, held until the kernel forgets it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{FileType, Stat};
+
+use crate::backing;
+use crate::names::DirId;
+
+use super::open_files::OpenFile;
+use super::{FsError, ROOT, Result};
+
+const SHARDS: usize = 16;
+/// Where an inode goes whose backing number is the root's.
+const REMAPPED: u64 = 1 << 63;
+
+/// What is known of a directory's marker.
+#[derive(Default, Debug)]
+pub struct DirState {
+    pub id: Option<DirId>,
+    /// The marker, or a long name's link, was made after the directory's last sync.
+    pub unsynced: bool,
+}
+
+/// An inode that the kernel knows or that is open.
+pub struct Inode {
+    /// The kernel's number, which is also `st_ino`.
+    pub id: u64,
+    /// O_PATH, or the descriptor that created the file.
+    pub fd: Arc<OwnedFd>,
+    pub kind: FileType,
+    generation: AtomicU64,
+    /// The name lock of a directory: held while its entries change.
+    pub dir: Mutex<DirState>,
+    /// The one open state of a regular file; the lock is held while it is opened or closed.
+    pub open: Mutex<Option<Arc<OpenFile>>>,
+    /// A directory whose marker or link names this file and is not synced yet.
+    pub unsynced_in: Mutex<Option<Arc<Inode>>>,
+}
+
+impl Inode {
+    fn new(id: u64, fd: Arc<OwnedFd>, kind: FileType) -> Self {
+        Self {
+            id,
+            fd,
+            kind,
+            generation: AtomicU64::new(0),
+            dir: Mutex::default(),
+            open: Mutex::default(),
+            unsynced_in: Mutex::default(),
+        }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The kernel's idea of the size is wrong: the next look-up gives another generation, so that the kernel begins
+    /// anew with this inode.
+    pub fn renew(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn stat(&self) -> Result<Stat> {
+        Ok(backing::stat(self.fd.as_fd())?)
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileType::Directory
+    }
+}
+
+impl std::fmt::Debug for Inode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Inode({})", self.id)
+    }
+}
+
+struct Known {
+    inode: Arc<Inode>,
+    /// Look-ups that the kernel has not forgotten; changed under the shard's lock alone.
+    lookups: u64,
+}
+
+pub struct Inodes {
+    shards: [RwLock<HashMap<u64, Known>>; SHARDS],
+    root: Arc<Inode>,
+    /// The backing directory's own number and file system.
+    root_ino: u64,
+    dev: u64,
+}
+
+impl Inodes {
+    pub fn new(root: OwnedFd) -> Result<Self> {
+        let stat = backing::stat(root.as_fd())?;
+        let inode = Arc::new(Inode::new(ROOT, Arc::new(root), FileType::Directory));
+        Ok(Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            root: inode,
+            root_ino: stat.st_ino,
+            dev: stat.st_dev,
+        })
+    }
+
+    /// The kernel's number of a backing inode of this file system.
+    pub fn id_of(&self, ino: u64) -> u64 {
+        match ino {
+            ino if ino == self.root_ino => ROOT,
+            ROOT => REMAPPED,
+            ino => ino,
+        }
+    }
+
+    pub fn find(&self, id: u64) -> Option<Arc<Inode>> {
+        if id == ROOT {
+            return Some(self.root.clone());
+        }
+        self.shard(id).read().get(&id).map(|known| known.inode.clone())
+    }
+
+    /// Counts a look-up of the inode that `fd` refers to and `stat` describes.
+    pub fn look_up(&self, fd: OwnedFd, stat: &Stat) -> Result<Arc<Inode>> {
+        if stat.st_dev != self.dev {
+            return Err(FsError::OtherDevice);
+        }
+        let id = self.id_of(stat.st_ino);
+        let mut shard = self.shard(id).write();
+        let known = shard.entry(id).or_insert_with(|| Known {
+            inode: Arc::new(Inode::new(id, Arc::new(fd), FileType::from_raw_mode(stat.st_mode))),
+            lookups: 0,
+        });
+        known.lookups += 1;
+        Ok(known.inode.clone())
+    }
+
+    /// Counts a look-up of an inode that is in the table already; `None` if it is not.
+    pub fn look_up_known(&self, stat: &Stat) -> Option<Arc<Inode>> {
+        let id = self.id_of(stat.st_ino);
+        let mut shard = self.shard(id).write();
+        let known = shard.get_mut(&id)?;
+        known.lookups += 1;
+        Some(known.inode.clone())
+    }
+
+    pub fn forget(&self, id: u64, lookups: u64) {
+        if id == ROOT {
+            return;
+        }
+        let mut shard = self.shard(id).write();
+        if let Some(known) = shard.get_mut(&id) {
+            known.lookups = known.lookups.saturating_sub(lookups);
+            if known.lookups == 0 {
+                let gone = shard.remove(&id);
+                // Its descriptor is closed outside the lock.
+                drop(shard);
+                drop(gone);
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, id: u64) -> &RwLock<HashMap<u64, Known>> {
+        &self.shards[(id % SHARDS as u64) as usize]
+    }
+}

@@ -1,0 +1,425 @@
+//! Names: looking up, making, removing and renaming entries (`docs/FORMAT.md` section 4).
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, RenameFlags};
+use rustix::io::Errno;
+
+use crate::backing;
+use crate::content::Content;
+use crate::format::DIR_MARKER;
+use crate::format::volume::NameMode;
+use crate::names::{DirId, NameError, Names, StoredName};
+
+use super::inodes::{DirState, Inode};
+use super::open_files::OpenFile;
+use super::{Caller, Entry, Fs, FsError, Result};
+
+const MARKER: &[u8] = DIR_MARKER.as_bytes();
+
+impl Fs {
+    /// Looks `name` up; counts as one look-up of the inode found.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Entry> {
+        let parent = self.inode(parent)?;
+        match self.stored_name(&parent, name)? {
+            Some(stored) => self.look_up_stored(&parent, stored.entry()),
+            None => Err(Errno::NOENT.into()),
+        }
+    }
+
+    pub(super) fn look_up_stored(&self, parent: &Inode, stored: &[u8]) -> Result<Entry> {
+        let fd = backing::open_entry(parent.fd.as_fd(), stored)?;
+        let stat = backing::stat(fd.as_fd())?;
+        let inode = self.inodes.look_up(fd, &stat)?;
+        Ok(self.entry(&inode, &stat))
+    }
+
+    pub fn forget(&self, id: u64, lookups: u64) {
+        self.inodes.forget(id, lookups);
+    }
+
+    pub fn readlink(&self, id: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(id)?;
+        let stored = backing::read_link_of(inode.fd.as_fd())?;
+        Ok(self.names().reveal_target(&stored)?)
+    }
+
+    /// Makes a file and opens it for reading and writing; gives a handle.
+    pub fn create(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<(Entry, u64)> {
+        let parent = self.inode(parent)?;
+        let (entry, inode) = self.make(caller, &parent, name, mode, |dir, stored, mode| {
+            backing::create(dir.fd.as_fd(), stored, mode).map(Some)
+        })?;
+        let file = OpenFile::new(inode.clone(), Content::empty(self.volume.clone(), inode.fd.clone()), true);
+        *inode.open.lock() = Some(file.clone());
+        Ok((entry, self.add_handle(file, true)))
+    }
+
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Result<Entry> {
+        let parent = self.inode(parent)?;
+        let made = self.make(caller, &parent, name, mode, |dir, stored, mode| {
+            backing::mknod(dir.fd.as_fd(), stored, mode, rdev.into()).map(|()| None)
+        })?;
+        Ok(made.0)
+    }
+
+    /// One call: a directory without entries needs no marker.
+    pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Entry> {
+        let parent = self.inode(parent)?;
+        let made = self.make(caller, &parent, name, mode, |dir, stored, mode| {
+            backing::mkdir(dir.fd.as_fd(), stored, mode).map(|()| None)
+        })?;
+        Ok(made.0)
+    }
+
+    pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Entry> {
+        let parent = self.inode(parent)?;
+        let target = self.names().store_target(target)?;
+        let made = self.make(caller, &parent, name, 0, |dir, stored, _| {
+            backing::symlink(&target, dir.fd.as_fd(), stored).map(|()| None)
+        })?;
+        Ok(made.0)
+    }
+
+    /// Another name for an inode.
+    pub fn link(&self, id: u64, parent: u64, name: &[u8]) -> Result<Entry> {
+        self.writable()?;
+        let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
+        let mut dir = parent.dir.lock();
+        let stored = self.prepare_entry(&parent, &mut dir, name)?;
+        if let Err(e) = backing::link(inode.fd.as_fd(), parent.fd.as_fd(), stored.entry()) {
+            self.take_back_link(&parent, &stored);
+            return Err(e.into());
+        }
+        self.note_unsynced(&parent, &dir, &inode);
+        drop(dir);
+        self.look_up_stored(&parent, stored.entry())
+    }
+
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let parent = self.inode(parent)?;
+        let dir = parent.dir.lock();
+        let stored = self.existing_name(&parent, &dir, name)?;
+        backing::unlink(parent.fd.as_fd(), stored.entry())?;
+        self.drop_long_link(&parent, &stored);
+        Ok(())
+    }
+
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let parent = self.inode(parent)?;
+        let dir = parent.dir.lock();
+        let stored = self.existing_name(&parent, &dir, name)?;
+        self.without_marker(&parent, stored.entry(), || backing::rmdir(parent.fd.as_fd(), stored.entry()))?;
+        self.drop_long_link(&parent, &stored);
+        Ok(())
+    }
+
+    pub fn rename(&self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.writable()?;
+        let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
+        // Both name locks, the lower inode first.
+        let (mut first, mut second);
+        let (from_dir, to_dir): (&mut DirState, Option<&mut DirState>) = if from.id == to.id {
+            first = from.dir.lock();
+            (&mut first, None)
+        } else if from.id < to.id {
+            first = from.dir.lock();
+            second = to.dir.lock();
+            (&mut first, Some(&mut second))
+        } else {
+            second = to.dir.lock();
+            first = from.dir.lock();
+            (&mut first, Some(&mut second))
+        };
+        let old = self.existing_name(&from, from_dir, name)?;
+        let to_state = to_dir.unwrap_or(from_dir);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            let new = self.existing_name(&to, to_state, new_name)?;
+            // Both names stay, and so do their links: only what they name changes places.
+            return Ok(backing::rename(from.fd.as_fd(), old.entry(), to.fd.as_fd(), new.entry(), flags)?);
+        }
+        let new = self.prepare_entry(&to, to_state, new_name)?;
+        let call = || backing::rename(from.fd.as_fd(), old.entry(), to.fd.as_fd(), new.entry(), flags);
+        let renamed = match call() {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if !flags.contains(RenameFlags::NOREPLACE) => {
+                // Onto a directory: one that is empty but for its marker gives way.
+                self.without_marker(&to, new.entry(), call)
+            }
+            other => other.map_err(FsError::from),
+        };
+        if let Err(e) = renamed {
+            self.take_back_link(&to, &new);
+            return Err(e);
+        }
+        // Two names of one inode: then the call did nothing, and the old name is still there.
+        self.take_back_link(&from, &old);
+        Ok(())
+    }
+
+    /// What every call that makes an entry does: marker and link before, owner after, look-up, and back if it fails.
+    fn make(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        mode: u32,
+        call: impl FnOnce(&Inode, &[u8], u32) -> backing::Result<Option<OwnedFd>>,
+    ) -> Result<(Entry, Arc<Inode>)> {
+        self.writable()?;
+        let mut dir = parent.dir.lock();
+        let stored = self.prepare_entry(parent, &mut dir, name)?;
+        let made = match with_umask(caller.umask, mode, |mode| call(parent, stored.entry(), mode)) {
+            Ok(made) => made,
+            Err(e) => {
+                self.take_back_link(parent, &stored);
+                return Err(e.into());
+            }
+        };
+        let finish = || -> Result<(Entry, Arc<Inode>)> {
+            let fd = match made {
+                Some(fd) => fd,
+                None => backing::open_entry(parent.fd.as_fd(), stored.entry())?,
+            };
+            self.give_to(caller, parent, &fd, mode)?;
+            let stat = backing::stat(fd.as_fd())?;
+            let inode = self.inodes.look_up(fd, &stat)?;
+            Ok((self.entry(&inode, &stat), inode))
+        };
+        match finish() {
+            Ok((entry, inode)) => {
+                self.note_unsynced(parent, &dir, &inode);
+                Ok((entry, inode))
+            }
+            Err(e) => {
+                let is_dir = backing::stat_entry(parent.fd.as_fd(), stored.entry())
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+                let remove = if is_dir { backing::rmdir } else { backing::unlink };
+                let _ = remove(parent.fd.as_fd(), stored.entry());
+                self.drop_long_link(parent, &stored);
+                Err(e)
+            }
+        }
+    }
+
+    /// The new object's owner is the caller; its group the directory's where that has set-group-id.
+    fn give_to(&self, caller: &Caller, parent: &Inode, fd: &OwnedFd, mode: u32) -> Result<()> {
+        if !self.options.change_owner || (caller.uid == 0 && caller.gid == 0) {
+            return Ok(());
+        }
+        let inherits = parent.stat()?.st_mode & 0o2000 != 0;
+        backing::chown(fd.as_fd(), Some(caller.uid), (!inherits).then_some(caller.gid))?;
+        if mode & 0o6000 != 0 && FileType::from_raw_mode(mode) == FileType::RegularFile {
+            // Giving a file away takes these bits off.
+            backing::chmod(fd.as_fd(), backing::stat(fd.as_fd())?.st_mode | (mode & 0o6000))?;
+        }
+        Ok(())
+    }
+
+    /// The stored name of an entry that may be there; `None` where the directory has no entries at all.
+    fn stored_name(&self, parent: &Inode, name: &[u8]) -> Result<Option<StoredName>> {
+        self.store_in(self.dir_id(parent)?, name)
+    }
+
+    fn existing_name(&self, parent: &Inode, dir: &DirState, name: &[u8]) -> Result<StoredName> {
+        let id = match dir.id {
+            Some(id) => Some(id),
+            None => self.read_dir_id(parent)?,
+        };
+        self.store_in(id, name)?.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    fn store_in(&self, id: Option<DirId>, name: &[u8]) -> Result<Option<StoredName>> {
+        match Names::check(name) {
+            // Nobody can have made one.
+            Err(NameError::Reserved) => return Ok(None),
+            other => other?,
+        }
+        match (self.mode, id) {
+            (NameMode::Plain, _) => Ok(Some(self.names().store(&[0; 16], name)?)),
+            (NameMode::Encrypted, Some(id)) => Ok(Some(self.names().store(&id, name)?)),
+            (NameMode::Encrypted, None) => Ok(None),
+        }
+    }
+
+    /// The id of a directory, if it has a marker.
+    pub(super) fn dir_id(&self, inode: &Inode) -> Result<Option<DirId>> {
+        if self.mode == NameMode::Plain {
+            return Ok(None);
+        }
+        if let Some(id) = inode.dir.lock().id {
+            return Ok(Some(id));
+        }
+        let id = self.read_dir_id(inode)?;
+        if id.is_some() {
+            let mut dir = inode.dir.lock();
+            dir.id = dir.id.or(id);
+        }
+        Ok(id)
+    }
+
+    fn read_dir_id(&self, inode: &Inode) -> Result<Option<DirId>> {
+        if self.mode == NameMode::Plain {
+            return Ok(None);
+        }
+        match backing::read_link(inode.fd.as_fd(), MARKER) {
+            Ok(target) => Ok(Some(self.names().read_marker(&target).map_err(|_| FsError::BadMarker)?)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::INVAL) => Err(FsError::BadMarker),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Before an entry appears: the directory has its marker, and a long name its link.
+    fn prepare_entry(&self, parent: &Inode, dir: &mut DirState, name: &[u8]) -> Result<StoredName> {
+        Names::check(name)?;
+        if self.mode == NameMode::Plain {
+            return Ok(self.names().store(&[0; 16], name)?);
+        }
+        let id = match dir.id {
+            Some(id) => id,
+            None => self.ensure_marker(parent, dir)?,
+        };
+        let stored = self.names().store(&id, name)?;
+        if let StoredName::Long { link, whole, .. } = &stored {
+            match backing::symlink(whole, parent.fd.as_fd(), link) {
+                Ok(()) => dir.unsynced = true,
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(stored)
+    }
+
+    fn ensure_marker(&self, parent: &Inode, dir: &mut DirState) -> Result<DirId> {
+        if let Some(id) = self.read_dir_id(parent)? {
+            dir.id = Some(id);
+            return Ok(id);
+        }
+        let (id, target) = self.names().new_marker();
+        match backing::symlink(&target, parent.fd.as_fd(), MARKER) {
+            Ok(()) => {
+                dir.id = Some(id);
+                dir.unsynced = true;
+                Ok(id)
+            }
+            // Somebody else was first: theirs counts.
+            Err(Errno::EXIST) => {
+                let id = self.read_dir_id(parent)?.ok_or(FsError::BadMarker)?;
+                dir.id = Some(id);
+                Ok(id)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// An entry was not made or is gone: its link goes, unless the entry is there.
+    fn take_back_link(&self, parent: &Inode, stored: &StoredName) {
+        if let StoredName::Long { entry, .. } = stored
+            && matches!(backing::stat_entry(parent.fd.as_fd(), entry), Err(Errno::NOENT))
+        {
+            self.drop_long_link(parent, stored);
+        }
+    }
+
+    /// After an entry is gone. A link that stays behind does no harm and is swept by `check`.
+    fn drop_long_link(&self, parent: &Inode, stored: &StoredName) {
+        if let StoredName::Long { link, .. } = stored
+            && let Err(e) = backing::unlink(parent.fd.as_fd(), link)
+        {
+            tracing::warn!(dir = parent.id, "the link of a long name could not be removed: {e}");
+        }
+    }
+
+    fn note_unsynced(&self, parent: &Arc<Inode>, dir: &DirState, inode: &Inode) {
+        if dir.unsynced && inode.kind == FileType::RegularFile {
+            *inode.unsynced_in.lock() = Some(parent.clone());
+        }
+    }
+
+    /// Makes `call` with the marker of the directory `entry` out of the way, which it is only if nothing else is in
+    /// there; puts the same marker back if the call fails.
+    fn without_marker(&self, parent: &Inode, entry: &[u8], call: impl FnOnce() -> backing::Result<()>) -> Result<()> {
+        if self.mode == NameMode::Plain {
+            return Ok(call()?);
+        }
+        let victim = backing::open_entry(parent.fd.as_fd(), entry)?;
+        let stat = backing::stat(victim.as_fd())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Ok(call()?);
+        }
+        let marker = match backing::read_link(victim.as_fd(), MARKER) {
+            Ok(target) => Some(target),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(e.into()),
+        };
+        let Some(marker) = marker else { return Ok(call()?) };
+        if self.has_entries(&victim)? {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        // Removing a directory needs no right to write in it; removing its marker does.
+        let mode = stat.st_mode;
+        let opened = match backing::unlink(victim.as_fd(), MARKER) {
+            Err(Errno::ACCESS) => {
+                backing::chmod(victim.as_fd(), mode | 0o700)?;
+                backing::unlink(victim.as_fd(), MARKER)?;
+                true
+            }
+            other => {
+                other?;
+                false
+            }
+        };
+        let known = self.inodes.find(self.inodes.id_of(stat.st_ino));
+        if let Some(known) = &known {
+            // The id goes with its marker: an entry made in between would be named under an id that is gone.
+            // Nobody waits for `parent` with this lock: the kernel holds both while it removes, and an ancestor that
+            // is being moved has entries.
+            known.dir.lock().id = None;
+        }
+        let called = call();
+        if called.is_err() {
+            if let Err(e) = backing::symlink(&marker, victim.as_fd(), MARKER) {
+                tracing::error!(parent = parent.id, "an empty directory lost its marker: {e}");
+            }
+            if opened {
+                let _ = backing::chmod(victim.as_fd(), mode);
+            }
+        }
+        Ok(called?)
+    }
+
+    /// Whether a directory holds more than its marker.
+    fn has_entries(&self, dir: &OwnedFd) -> Result<bool> {
+        let fd = backing::open_dir(dir.as_fd())?;
+        let mut found = false;
+        let mut buf = Vec::with_capacity(1024);
+        backing::list_dir(fd.as_fd(), 0, &mut buf, |raw| {
+            found = !matches!(raw.name, b"." | b".." | MARKER);
+            !found
+        })?;
+        Ok(found)
+    }
+}
+
+thread_local! {
+    /// The umask of this thread, once it has one of its own.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// Makes a call that creates under the caller's umask, which the backing applies where the directory has no default
+/// ACL: each thread gets a umask of its own first. Where the system refuses that, the mode is masked here.
+fn with_umask<R>(umask: u32, mode: u32, call: impl FnOnce(u32) -> R) -> R {
+    if UMASK.get() == Some(umask) {
+        return call(mode);
+    }
+    if backing::set_thread_umask(umask) {
+        UMASK.set(Some(umask));
+        call(mode)
+    } else {
+        call(mode & !umask)
+    }
+}

@@ -1,0 +1,564 @@
+//! The FUSE adapter: decode, call [`crate::fs`], reply. One short method a request.
+//!
+//! An operation that needs a key which is not at hand moves, reply and all, into a task: no loop waits for the network.
+//! A panic in an operation becomes EIO for its caller and a line in the log.
+
+pub mod session;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::fs::dirs::Listing;
+use crate::fs::file_ops::Allocate;
+use crate::fs::{Attr, Caller, Entry, Fs, FsError, Ready, Result, SetAttr, SetTime, Wait};
+
+/// Nobody else changes the backing of an exclusive mount: what the kernel knows stays true.
+const TTL: Duration = Duration::from_secs(24 * 3600);
+/// How often an operation is tried again after a wait: one is enough unless something else changed in between.
+const TRIES: usize = 4;
+const MAX_WRITE: u32 = 1 << 20;
+const MAX_BACKGROUND: u16 = 64;
+/// What `stat` says is the best size of a read.
+const BLKSIZE: u32 = 4096;
+
+/// What the kernel is asked for, one at a time: a refusal of one is logged and no reason to do without the others.
+const CAPABILITIES: [(InitFlags, &str); 9] = [
+    (InitFlags::FUSE_WRITEBACK_CACHE, "WRITEBACK_CACHE"),
+    (InitFlags::FUSE_PARALLEL_DIROPS, "PARALLEL_DIROPS"),
+    (InitFlags::FUSE_DO_READDIRPLUS, "DO_READDIRPLUS"),
+    (InitFlags::FUSE_READDIRPLUS_AUTO, "READDIRPLUS_AUTO"),
+    (InitFlags::FUSE_ASYNC_DIO, "ASYNC_DIO"),
+    (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "DIRECT_IO_ALLOW_MMAP"),
+    (InitFlags::FUSE_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2"),
+    (InitFlags::FUSE_POSIX_ACL, "POSIX_ACL"),
+    (InitFlags::FUSE_CACHE_SYMLINKS, "CACHE_SYMLINKS"),
+];
+
+/// A mounted volume, as the kernel sees it.
+pub struct Adapter {
+    fs: Arc<Fs>,
+    runtime: Handle,
+}
+
+impl Adapter {
+    pub fn new(fs: Arc<Fs>, runtime: Handle) -> Self {
+        Self { fs, runtime }
+    }
+
+    /// Calls `op` and hands its result to `reply`: here, or from a task after a wait.
+    fn answer<T, O, R>(&self, op: O, reply: R)
+    where
+        T: Send + 'static,
+        O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
+        R: FnOnce(Result<T>) + Send + 'static,
+    {
+        match guard(|| op(&self.fs, None)) {
+            Err(FsError::Wait(wait)) => self.defer(wait, op, reply),
+            done => reply(done),
+        }
+    }
+
+    fn defer<T, O, R>(&self, wait: Wait, op: O, reply: R)
+    where
+        T: Send + 'static,
+        O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
+        R: FnOnce(Result<T>) + Send + 'static,
+    {
+        let (fs, op) = (self.fs.clone(), Arc::new(op));
+        self.runtime.spawn(async move {
+            let mut wait = wait;
+            for _ in 0..TRIES {
+                let ready = match fs.wait(wait).await {
+                    Ok(ready) => ready,
+                    Err(e) => return reply(Err(e)),
+                };
+                let (fs, op) = (fs.clone(), op.clone());
+                let called = tokio::task::spawn_blocking(move || guard(|| op(&fs, Some(&ready)))).await;
+                match called {
+                    Ok(Err(FsError::Wait(again))) => wait = again,
+                    Ok(done) => return reply(done),
+                    Err(_) => return reply(Err(FsError::Panic)),
+                }
+            }
+            reply(Err(FsError::Panic));
+        });
+    }
+}
+
+/// A panic becomes an error of this one call.
+fn guard<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(op)).unwrap_or(Err(FsError::Panic))
+}
+
+/// The errno for the application; what it can't know is logged.
+fn errno(e: &FsError, op: &str, ino: INodeNo) -> Errno {
+    e.log(op, ino.0);
+    Errno::from_i32(e.errno())
+}
+
+fn caller(req: &Request, umask: u32) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), umask }
+}
+
+fn file_type(kind: rustix::fs::FileType) -> FileType {
+    match kind {
+        rustix::fs::FileType::Directory => FileType::Directory,
+        rustix::fs::FileType::Symlink => FileType::Symlink,
+        rustix::fs::FileType::Fifo => FileType::NamedPipe,
+        rustix::fs::FileType::Socket => FileType::Socket,
+        rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
+        rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: file_type(attr.kind),
+        perm: attr.perm,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLKSIZE,
+        flags: 0,
+    }
+}
+
+fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
+    time.map(|time| match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(at),
+    })
+}
+
+fn reply_entry(reply: ReplyEntry, op: &str, parent: INodeNo, entry: Result<Entry>) {
+    match entry {
+        Ok(entry) => reply.entry(&TTL, &file_attr(&entry.attr), Generation(entry.generation)),
+        Err(e) => reply.error(errno(&e, op, parent)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, op: &str, ino: INodeNo, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e, op, ino)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, op: &str, ino: INodeNo, size: u32, value: Result<Vec<u8>>) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(errno(&e, op, ino)),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for (flag, name) in CAPABILITIES {
+            if config.add_capabilities(flag).is_err() {
+                tracing::info!("this kernel does not offer FUSE {name}");
+            }
+        }
+        // The umask is applied by the backing, which knows of default ACLs.
+        if config.add_capabilities(InitFlags::FUSE_DONT_MASK).is_err() {
+            tracing::info!("this kernel does not offer FUSE DONT_MASK");
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.fs.end();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, "lookup", parent, guard(|| self.fs.lookup(parent.0, name.as_bytes())));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match guard(|| self.fs.getattr(ino.0)) {
+            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e, "getattr", ino)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        let caller = caller(req, 0);
+        self.answer(
+            move |fs, ready| fs.setattr(&caller, ino.0, &set, ready),
+            move |attr| match attr {
+                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+                Err(e) => reply.error(errno(&e, "setattr", ino)),
+            },
+        );
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match guard(|| self.fs.readlink(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(&e, "readlink", ino)),
+        }
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let made = guard(|| self.fs.mknod(&caller(req, umask), parent.0, name.as_bytes(), mode, rdev));
+        reply_entry(reply, "mknod", parent, made);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let made = guard(|| self.fs.mkdir(&caller(req, umask), parent.0, name.as_bytes(), mode));
+        reply_entry(reply, "mkdir", parent, made);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, "unlink", parent, guard(|| self.fs.unlink(parent.0, name.as_bytes())));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, "rmdir", parent, guard(|| self.fs.rmdir(parent.0, name.as_bytes())));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes();
+        let made = guard(|| self.fs.symlink(&caller(req, 0), parent.0, link_name.as_bytes(), target));
+        reply_entry(reply, "symlink", parent, made);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let done = guard(|| self.fs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags));
+        reply_empty(reply, "rename", parent, done);
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let linked = guard(|| self.fs.link(ino.0, newparent.0, newname.as_bytes()));
+        reply_entry(reply, "link", ino, linked);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        self.answer(
+            move |fs, ready| fs.open(ino.0, write, ready),
+            move |handle| match handle {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+                Err(e) => reply.error(errno(&e, "open", ino)),
+            },
+        );
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match guard(|| self.fs.create(&caller(req, umask), parent.0, name.as_bytes(), mode)) {
+            Ok((entry, handle)) => reply.created(
+                &TTL,
+                &file_attr(&entry.attr),
+                Generation(entry.generation),
+                FileHandle(handle),
+                FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(e) => reply.error(errno(&e, "create", parent)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        // A panic drops the reply, which answers EIO.
+        let _ = guard(|| {
+            self.fs.read(fh.0, offset, size as usize, |data| match data {
+                Ok(data) => reply.data(data),
+                Err(e) => reply.error(errno(&e, "read", ino)),
+            });
+            Ok(())
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let len = data.len() as u32;
+        let answer = move |done: Result<()>| match done {
+            Ok(()) => reply.written(len),
+            Err(e) => reply.error(errno(&e, "write", ino)),
+        };
+        match guard(|| self.fs.write(fh.0, offset, data, drop_privileges, None)) {
+            Err(FsError::Wait(wait)) => {
+                let data = data.to_vec();
+                self.defer(wait, move |fs, ready| fs.write(fh.0, offset, &data, drop_privileges, ready), answer);
+            }
+            done => answer(done),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        // The kernel has written back before it flushes, and knows of errors.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, "release", ino, guard(|| self.fs.release(fh.0)));
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply_empty(reply, "fsync", ino, guard(|| self.fs.fsync(fh.0)));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match guard(|| self.fs.opendir(ino.0)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(errno(&e, "opendir", ino)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = guard(|| {
+            self.fs.readdir(fh.0, offset, |Listing { name, ino, kind, next, .. }| {
+                reply.add(INodeNo(ino), next, file_type(kind), OsStr::from_bytes(name))
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e, "readdir", ino)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let listed = guard(|| {
+            self.fs.readdir_plus(fh.0, offset, |Listing { name, ino, kind, next, entry }| {
+                // Node 0: a name without a look-up.
+                let (node, attr, generation) = match entry {
+                    Some(entry) => (entry.attr.ino, file_attr(&entry.attr), entry.generation),
+                    None => (0, name_only(ino, kind), 0),
+                };
+                reply.add(INodeNo(node), next, OsStr::from_bytes(name), &TTL, &attr, Generation(generation))
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e, "readdirplus", ino)),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        reply_empty(reply, "releasedir", ino, guard(|| self.fs.releasedir(fh.0)));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply_empty(reply, "fsyncdir", ino, guard(|| self.fs.fsyncdir(fh.0)));
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match guard(|| self.fs.statfs()) {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(e) => reply.error(errno(&e, "statfs", ino)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let done = guard(|| self.fs.setxattr(ino.0, name.as_bytes(), value, flags));
+        reply_empty(reply, "setxattr", ino, done);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, "getxattr", ino, size, guard(|| self.fs.getxattr(ino.0, name.as_bytes())));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, "listxattr", ino, size, guard(|| self.fs.listxattr(ino.0)));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, "removexattr", ino, guard(|| self.fs.removexattr(ino.0, name.as_bytes())));
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match mode {
+            0 => Allocate::Grow,
+            libc::FALLOC_FL_KEEP_SIZE => Allocate::Keep,
+            m if m == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => Allocate::Punch,
+            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size: false },
+            m if m == libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE => Allocate::Zero { keep_size: true },
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        self.answer(
+            move |fs, ready| fs.fallocate(fh.0, offset, length, how, ready),
+            move |done| reply_empty(reply, "fallocate", ino, done),
+        );
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let (Ok(off), data) = (u64::try_from(offset), whence == libc::SEEK_DATA) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let answer = move |found: Result<u64>| match found {
+            Ok(at) => reply.offset(at as i64),
+            Err(e) => reply.error(errno(&e, "lseek", ino)),
+        };
+        if !self.fs.seek_waits(fh.0) {
+            return answer(guard(|| self.fs.seek(fh.0, off, data)));
+        }
+        // The kernel writes back while this waits, and the loops have to take what it writes.
+        let fs = self.fs.clone();
+        self.runtime.spawn_blocking(move || answer(guard(|| fs.seek(fh.0, off, data))));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits for the length.
+        let len = len.min(1 << 30);
+        self.answer(
+            move |fs, ready| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len, ready),
+            move |done| match done {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(errno(&e, "copy_file_range", ino_in)),
+            },
+        );
+    }
+}
+
+fn name_only(ino: u64, kind: rustix::fs::FileType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(kind),
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLKSIZE,
+        flags: 0,
+    }
+}

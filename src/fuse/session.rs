@@ -1,0 +1,220 @@
+//! Mounting, serving and unmounting: our own `mount(2)` as root, `fusermount3` for others.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use rustix::fs::{Mode, OFlags};
+
+use super::Adapter;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    pub mountpoint: PathBuf,
+    /// Shown as the source of the mount.
+    pub source: PathBuf,
+    pub read_only: bool,
+    pub allow_other: bool,
+    /// `nosuid`, `nodev`, `noexec`, `noatime` as the kernel knows them.
+    pub flags: Vec<String>,
+    /// Threads that serve the kernel; 0 chooses.
+    pub loops: usize,
+}
+
+/// The type of the mount, as `/proc/mounts` shows it.
+pub const FS_TYPE: &str = "fuse.kmsfs";
+
+/// KiB that the kernel reads ahead on the mount: a quarter of the requests of its default, and half the CPU.
+const READ_AHEAD_KB: &str = "1024";
+
+/// A mount that is being served.
+pub struct Serving {
+    session: BackgroundSession,
+    mountpoint: PathBuf,
+}
+
+/// Mounts and begins to serve. The kernel's first request was answered when this returns.
+pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Serving> {
+    let mountpoint = options.mountpoint.canonicalize()?;
+    let fd = if rustix::process::geteuid().is_root() {
+        mount_direct(&mountpoint, options)?
+    } else {
+        mount_with_helper(&mountpoint, options)?
+    };
+    let mut config = Config::default();
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(if options.loops > 0 { options.loops } else { default_loops() });
+    config.clone_fd = true;
+    let served = Session::from_fd(adapter, fd, config.acl, config).and_then(Session::spawn);
+    let session = match served {
+        Ok(session) => session,
+        Err(e) => {
+            let _ = unmount(&mountpoint);
+            return Err(e);
+        }
+    };
+    set_read_ahead(&mountpoint);
+    Ok(Serving { session, mountpoint })
+}
+
+impl Serving {
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// To tell the kernel what to forget.
+    pub fn notifier(&self) -> fuser::Notifier {
+        self.session.notifier()
+    }
+
+    /// Until somebody unmounts.
+    pub fn wait(self) -> io::Result<()> {
+        self.session.join()
+    }
+}
+
+/// Twice the processors, 4 to 16: loops wait for the backing as often as they compute.
+fn default_loops() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    (2 * cores).clamp(4, 16)
+}
+
+fn mount_direct(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        let hint = "is the kernel module fuse loaded, and the device there? (modprobe fuse)";
+        io::Error::new(io::Error::from(e).kind(), format!("cannot open /dev/fuse: {e}; {hint}"))
+    })?;
+    let root_mode = rustix::fs::stat(mountpoint)?.st_mode & libc::S_IFMT;
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let mut data = format!(
+        "fd={},rootmode={root_mode:o},user_id={uid},group_id={gid},default_permissions,max_read={}",
+        fd.as_raw_fd(),
+        super::MAX_WRITE
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = 0;
+    for name in &options.flags {
+        flags |= mount_flag(name)?;
+    }
+    if options.read_only {
+        flags |= libc::MS_RDONLY;
+    }
+    let c = |bytes: &[u8]| std::ffi::CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (source, target) = (c(options.source.as_os_str().as_bytes())?, c(mountpoint.as_os_str().as_bytes())?);
+    let (kind, data) = (c(FS_TYPE.as_bytes())?, c(data.as_bytes())?);
+    // SAFETY: four C strings that live through the call.
+    let done = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
+    if done != 0 {
+        let e = io::Error::last_os_error();
+        return Err(io::Error::new(e.kind(), format!("cannot mount on {}: {e}", mountpoint.display())));
+    }
+    Ok(fd)
+}
+
+fn mount_flag(name: &str) -> io::Result<libc::c_ulong> {
+    Ok(match name {
+        "nosuid" => libc::MS_NOSUID,
+        "nodev" => libc::MS_NODEV,
+        "noexec" => libc::MS_NOEXEC,
+        "noatime" => libc::MS_NOATIME,
+        "suid" | "dev" | "exec" | "atime" | "rw" => 0,
+        other => {
+            let text = format!("unknown mount option {other:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    })
+}
+
+/// `fusermount3` mounts for those who may not, and sends the descriptor over a socket.
+fn mount_with_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let mut text = format!(
+        "fsname={},subtype=kmsfs,default_permissions,max_read={}",
+        options.source.display().to_string().replace('\\', "\\\\").replace(',', "\\,"),
+        super::MAX_WRITE
+    );
+    for option in options
+        .flags
+        .iter()
+        .map(String::as_str)
+        .chain(options.read_only.then_some("ro"))
+        .chain(options.allow_other.then_some("allow_other"))
+    {
+        text.push(',');
+        text.push_str(option);
+    }
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+    let output = Command::new("fusermount3")
+        .arg("-o")
+        .arg(text)
+        .arg("--")
+        .arg(mountpoint)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot run fusermount3 (package fuse3): {e}")))?;
+    drop(theirs);
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io::Error::other(format!("fusermount3 refused to mount: {text}")));
+    }
+    receive_fd(&ours)
+}
+
+fn receive_fd(socket: &std::os::unix::net::UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = [0u8; 1];
+    let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0u64; 8];
+    // SAFETY: all zeros are a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the message points to buffers of the lengths it says, which live through the call.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if n < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled the message's control part, which CMSG_FIRSTHDR bounds.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Err(io::Error::other("fusermount3 sent no descriptor"));
+    }
+    // SAFETY: a header that is not null is a whole one; SCM_RIGHTS carries one descriptor, which is ours from here on.
+    unsafe {
+        if (*header).cmsg_level != libc::SOL_SOCKET || (*header).cmsg_type != libc::SCM_RIGHTS {
+            return Err(io::Error::other("fusermount3 sent no descriptor"));
+        }
+        let fd: libc::c_int = std::ptr::read_unaligned(libc::CMSG_DATA(header).cast());
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Unmounts; fails with EBUSY while files on it are open.
+pub fn unmount(mountpoint: &Path) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::NOFOLLOW)?);
+    }
+    let output = Command::new("fusermount3").arg("-u").arg("--").arg(mountpoint).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Only root may; without it reading works, with more requests.
+fn set_read_ahead(mountpoint: &Path) {
+    let Ok(stat) = rustix::fs::stat(mountpoint) else { return };
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(e) = std::fs::write(&path, READ_AHEAD_KB) {
+        tracing::debug!("the mount's read-ahead stays as it is: {path}: {e}");
+    }
+}
