@@ -68,6 +68,7 @@ fn faults() {
         json!({"code": "KMS.0512", "step": 18}),
         json!({"code": "KMS.0512", "drop": true}),
         json!({"kind": "explode"}),
+        json!({"api": "generatedatakey", "drop": true}),
         json!({"kind": "without_field"}),
         json!({"http_status": 100}),
         json!({"drop": true, "times": -2}),

@@ -116,3 +116,21 @@ fn credentials_that_are_given_are_not_stored() {
     }
     assert!(!data.join("credentials.toml").exists());
 }
+
+#[test]
+fn a_service_that_was_down_comes_back_at_the_same_address() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = Storage::Dir(directory.path().join("kms"));
+    let mut mock = MockKms::start(MockConfig { data: data.clone(), ..MockConfig::default() }).expect("starts");
+    let client = Client::new(&mock);
+    let id = client.create("AES_256");
+    for _ in 0..3 {
+        client.data_key(&id).data();
+        let listen = mock.address();
+        mock.stop();
+        assert!(client.try_call(LIST_KEYS, json!({})).is_err());
+        mock =
+            MockKms::start(MockConfig { data: data.clone(), listen, ..MockConfig::default() }).expect("starts again");
+    }
+    client.data_key(&id).data();
+}
