@@ -109,6 +109,37 @@ fn a_kill_loses_no_acknowledged_change() {
 }
 
 #[test]
+fn a_kill_in_the_midst_of_changes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("kms");
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 1..=3 {
+        let mut served = Served::start(&["--data", text(&data)], &[]);
+        let client = served.client();
+        for id in &acknowledged {
+            assert_eq!(client.call(DESCRIBE_KEY, json!({"cmkUuid": id})).text("keyState"), "Enabled");
+        }
+        let (sender, made) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (client, sender) = (&client, sender.clone());
+                scope.spawn(move || {
+                    while let Ok(answer) = client.try_call(CREATE_KEY, new_key("AES_256")) {
+                        sender.send(answer.text("cmkUuid")).expect("received");
+                    }
+                });
+            }
+            for _ in 0..round * 7 {
+                acknowledged.push(made.recv_timeout(Duration::from_secs(10)).expect("keys are made"));
+            }
+            served.child.kill().expect("killed");
+        });
+        drop(sender);
+        acknowledged.extend(made);
+    }
+}
+
+#[test]
 fn the_secret_may_come_from_the_environment() {
     let arguments = ["--in-memory", "--access-key", "AKEXAMPLE0001", "--no-control"];
     let served = Served::start(&arguments, &[("KMS_MOCK_SECRET_KEY", "SKEXAMPLE0001secret")]);
