@@ -35,6 +35,7 @@ pub mod step {
 pub struct Call<'a> {
     pub service: &'a Service,
     pub api: &'static str,
+    pub access_key: String,
     pub fields: Fields,
     pub switches: Switches,
     pub now: Timestamp,

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::error;
 use crate::fault::{Fault, FaultKind, OPERATION_STEP};
+use crate::routes::ROUTES;
 use crate::service::Service;
 use crate::tenants::Tenant;
 
@@ -133,6 +134,10 @@ fn inject(service: &Service, request: FaultRequest) -> Result<Value, String> {
         Some(-1) => u32::MAX,
         Some(times) => u32::try_from(times).map_err(|_| "times is -1 or a number of calls")?,
     };
+    // A name that is misspelt would wait for ever.
+    if let Some(api) = request.api.as_deref().filter(|api| !ROUTES.iter().any(|route| route.api == *api)) {
+        return Err(format!("there is no API {api}"));
+    }
     let delay = request.delay_ms.map(|ms| FaultKind::Delay(Duration::from_millis(ms)));
     let other = fault_kind(&request)?;
     if delay.is_none() && other.is_none() {

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// The step at which a code is raised unless the fault names another: the operation itself.
 pub const OPERATION_STEP: u8 = 17;
@@ -104,9 +105,10 @@ impl Faults {
         Some(kind)
     }
 
-    /// Waits until the faults are cleared.
-    pub async fn hang(&self) {
-        self.released.notified().await;
+    /// Ends when the faults are cleared after this call, even before anybody waits for it. To be taken before the fault that
+    /// hangs is: otherwise a clearing in between would be missed.
+    pub fn cleared(&self) -> Notified<'_> {
+        self.released.notified()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fault>> {

@@ -75,7 +75,7 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     }
     at(11)?;
     let fields = raw.and_then(|raw| Fields::typed(&raw, arrived.route.fields)).ok_or(KMS_0128)?;
-    Ok(Call { service, api, fields, switches, now })
+    Ok(Call { service, api, access_key: access_key.to_owned(), fields, switches, now })
 }
 
 fn within_skew(moments: &[Timestamp], now: Timestamp, switches: &Switches) -> Result<(), Code> {

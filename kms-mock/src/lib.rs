@@ -159,6 +159,11 @@ impl MockKms {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens; a later mock may listen there again.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The first credential.
     pub fn credential(&self) -> Credential {
         self.credential.clone()

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::env::VarError;
 use std::error::Error;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,7 +82,7 @@ fn run(serve: Serve) -> Result<(), Box<dyn Error>> {
             "access_key": mock.credential().access_key,
             "credentials_file": credentials_file,
         });
-        println!("{ready}");
+        writeln!(std::io::stdout(), "{ready}")?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -115,6 +117,7 @@ fn credential(serve: &Serve) -> Result<(Credential, Option<PathBuf>), Box<dyn Er
             let access_key = access_key.ok_or(format!("{SECRET_KEY} needs --access-key"))?.to_owned();
             Ok((Credential { access_key, secret_key }, None))
         }
+        Err(VarError::NotUnicode(_)) => Err(format!("{SECRET_KEY} is not UTF-8").into()),
         _ if serve.in_memory && serve.data.is_none() => {
             Err(format!("--in-memory needs {SECRET_KEY}, or --data for the generated credentials").into())
         }

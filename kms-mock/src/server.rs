@@ -133,6 +133,7 @@ async fn call(
     if let Some(FaultKind::Delay(delay)) = service.faults.take(route.api, Phase::Delay) {
         sleep(delay).await;
     }
+    let cleared = service.faults.cleared();
     match service.faults.take(route.api, Phase::Arrival) {
         Some(FaultKind::Status(status)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -140,7 +141,7 @@ async fn call(
             return Ok(response(status, Bytes::new(), "text/html"));
         }
         Some(FaultKind::Hang) => {
-            service.faults.hang().await;
+            cleared.await;
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Some(FaultKind::Drop) => return Err(io::ErrorKind::ConnectionAborted.into()),

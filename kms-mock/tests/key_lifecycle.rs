@@ -42,6 +42,7 @@ fn create_key() {
         ("automaticRotation", "Enabled"),
         ("rotationInterval", "30"),
         ("deletionProtection", "Disabled"),
+        ("creator", &client.access_key),
         ("instanceId", "i"),
         ("epId", "e"),
     ] {

@@ -44,8 +44,10 @@ pub fn generate_data_key_without_plaintext(call: &Call<'_>) -> Reply {
     new_data_key(call).map(|(reply, _)| reply)
 }
 
-/// A random key and the reply with its blob.
-fn new_data_key(call: &Call<'_>) -> Result<(Map<String, Value>, Zeroizing<Vec<u8>>), Refusal> {
+type DataKey = Zeroizing<Vec<u8>>;
+
+/// The reply with the blob of a random key, and the key.
+fn new_data_key(call: &Call<'_>) -> Result<(Map<String, Value>, DataKey), Refusal> {
     call.reach(step::REQUIRED)?;
     let name = call.required("cmkUuid", KMS_0102)?;
     call.reach(step::FORMAT)?;
@@ -58,7 +60,7 @@ fn new_data_key(call: &Call<'_>) -> Result<(Map<String, Value>, Zeroizing<Vec<u8
     call.reach(step::STATE)?;
     key.judge(Operation::Use)?;
     call.reach(step::OPERATION)?;
-    let mut data_key = Zeroizing::new(vec![0; length]);
+    let mut data_key = DataKey::new(vec![0; length]);
     getrandom::fill(&mut data_key).map_err(|error| call.internal(&error, KMS_0511))?;
     let reply = seal(call, &key, &data_key, KMS_0512)?;
     Ok((reply, data_key))

@@ -38,6 +38,7 @@ pub fn create_key(call: &Call<'_>) -> Reply {
             .rotation_days
             .map(|interval_days| Rotation { interval_days, next: call.now + i64::from(interval_days) * DAY }),
         description: text("description"),
+        creator: call.access_key.clone(),
         instance_id: text("instanceId"),
         ep_id: text("epId"),
         tags: plan.tags,
