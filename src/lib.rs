@@ -4,6 +4,9 @@
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
 pub mod backing;
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod content;
 pub mod crypto;
 pub mod durable;

@@ -1,2 +1,5 @@
 //! The `kmsfs` command: parse and run, nothing else.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    kmsfs::cli::run()
+}

@@ -330,15 +330,10 @@ async fn redirects_are_not_followed() {
 #[tokio::test]
 async fn no_more_requests_than_allowed_are_under_way() {
     let server = Server::start([Step::Hang]).await;
-    let client = server.client_with(|config| {
-        config.max_inflight = 2;
-        config.deadline = Duration::from_millis(300);
-    });
+    let client = server.client_with(|config| config.max_inflight = 2);
     let key = wrapped();
-    let calls = (0..8).map(|_| client.decrypt(&key, 32));
-    for result in futures_util::future::join_all(calls).await {
-        assert!(result.expect_err("it hangs").is_timed_out());
-    }
+    let calls = futures_util::future::join_all((0..8).map(|_| client.decrypt(&key, 32)));
+    assert!(tokio::time::timeout(Duration::from_millis(300), calls).await.is_err(), "all of them hang");
     assert_eq!(server.seen().len(), 2);
 }
 

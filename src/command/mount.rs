@@ -1,0 +1,229 @@
+//! `kmsfs mount`: builds every part of a mounted volume, serves it, and ends it cleanly.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::Mount;
+use crate::cli::exit_code::Exit;
+use crate::content;
+use crate::crypto::{aead, secret};
+use crate::durable::{Durability, Sessions};
+use crate::format::volume::hex;
+use crate::fs::{Fs, FsOptions};
+use crate::fuse::Adapter;
+use crate::fuse::session::{self, MountOptions, Serving};
+use crate::keys::Keys;
+
+use super::daemon::{self, Ready, Side};
+use super::kms_setup::{DEV_WARNING, KmsSetup, make_private};
+use super::{OrExit, Outcome, fail};
+
+/// While there are writes, the session is renewed so often (`docs/FORMAT.md` section 6).
+const ROTATION: Duration = Duration::from_secs(300);
+
+/// What `-o` says.
+#[derive(Debug, Default)]
+struct Options {
+    read_only: bool,
+    allow_other: bool,
+    flags: Vec<String>,
+}
+
+impl Options {
+    fn parse(texts: &[String]) -> Outcome<Self> {
+        let mut out = Self::default();
+        for text in texts {
+            match text.as_str() {
+                "" | "defaults" | "durability=fast" => {}
+                "ro" => out.read_only = true,
+                "rw" => out.read_only = false,
+                "allow_other" => out.allow_other = true,
+                "nosuid" | "nodev" | "noexec" | "noatime" | "suid" | "dev" | "exec" | "atime" => {
+                    out.flags.push(text.clone());
+                }
+                "durability=safe" => {
+                    return fail(Exit::Usage, "durability=safe is not in this version: see docs/DESIGN.md");
+                }
+                other => return fail(Exit::Usage, format!("unknown mount option {other:?}")),
+            }
+        }
+        Ok(out)
+    }
+}
+
+pub fn run(args: &Mount) -> Outcome {
+    let options = Options::parse(&args.options)?;
+    check_mountpoint(&args.backing, &args.mountpoint)?;
+    // Before there are threads and secrets.
+    let ready = if args.foreground {
+        Ready::nobody()
+    } else {
+        match daemon::into_background().or_exit(Exit::Other, "cannot go into the background")? {
+            Side::Daemon(ready) => ready,
+            Side::Caller(None) => return Ok(()),
+            Side::Caller(Some(code)) => std::process::exit(code.into()),
+        }
+    };
+    daemon::harden();
+    daemon::raise_descriptors();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    start_log(args)?;
+    serve(args, &options, ready)
+}
+
+fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
+    let (root, unverified) = super::volume::read(&args.backing)?;
+    let _lock = super::volume::lock(&root, &args.backing, options.read_only)?;
+    let suite = unverified.claimed().suite;
+    aead::self_test(suite).or_exit(Exit::Other, "the self-test of the cipher engines failed on this machine")?;
+    let kms = KmsSetup::new(&args.kms, &unverified.claimed().id)?;
+    let (volume, volume_keys) = super::volume::unlock(unverified, &kms)?;
+    if let Some(wanted) = &args.fingerprint
+        && !wanted.eq_ignore_ascii_case(&hex(&volume_keys.fingerprint))
+    {
+        return fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume");
+    }
+    let sessions = Sessions::open(root.as_fd(), volume_keys.state.clone(), args.reset_state).map_err(|e| {
+        let hint = " (to go on without it, give --reset-state: files that a crash cut are errors then)";
+        super::Failure { exit: Exit::Volume, error: anyhow::anyhow!("{e}{hint}") }
+    })?;
+    if !options.read_only {
+        let crashed = sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
+        if crashed > 0 {
+            tracing::warn!(crashed, "earlier mounts of this volume did not end cleanly");
+        }
+    }
+    let shared = Arc::new(content::Volume { keys: volume_keys, sessions, durability: Durability::Fast });
+    let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
+    if !options.read_only {
+        keys.warm_pool();
+    }
+    let fs_options = FsOptions { read_only: options.read_only, change_owner: rustix::process::geteuid().is_root() };
+    let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys, root, fs_options)
+        .or_exit(Exit::Volume, "cannot open the volume")?;
+    let fs = Arc::new(fs);
+    let serving = session::mount(
+        Adapter::new(fs.clone(), kms.runtime.handle().clone()),
+        &MountOptions {
+            mountpoint: args.mountpoint.clone(),
+            source: args.backing.canonicalize().unwrap_or_else(|_| args.backing.clone()),
+            read_only: options.read_only,
+            allow_other: options.allow_other,
+            flags: options.flags.clone(),
+            loops: args.loops.into(),
+        },
+    )
+    .or_exit(Exit::Mount, "cannot mount")?;
+    let notifier = serving.notifier();
+    fs.set_invalidate(Box::new(move |ino| {
+        // From the first byte to the end: what is dirty is written back before it is dropped.
+        if let Err(e) = notifier.inval_inode(fuser::INodeNo(ino), 0, 0) {
+            tracing::debug!(ino, "the kernel has nothing cached of this inode: {e}");
+        }
+    }));
+    if kms.is_dev() {
+        tracing::warn!("{DEV_WARNING}");
+    }
+    if secret::locking_failed() {
+        tracing::warn!("the limit on locked memory is too low for all keys: some may reach swap (ulimit -l)");
+    }
+    on_signals(&kms, serving.mountpoint().to_owned());
+    rotate_sessions(&kms, shared);
+    tracing::info!(backing = %args.backing.display(), mountpoint = %serving.mountpoint().display(), "mounted");
+    ready.tell();
+    end(serving, &fs, kms)
+}
+
+fn end(serving: Serving, fs: &Fs, kms: KmsSetup) -> Outcome {
+    let served = serving.wait();
+    // Also where the loops ended with an error: once more does no harm.
+    fs.end();
+    kms.runtime.shutdown_timeout(Duration::from_millis(200));
+    tracing::info!("unmounted");
+    served.or_exit(Exit::Mount, "the FUSE session ended with an error")
+}
+
+fn check_mountpoint(backing_dir: &Path, mountpoint: &Path) -> Outcome {
+    match std::fs::metadata(mountpoint) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => return fail(Exit::Mount, format!("{} is not a directory", mountpoint.display())),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+            return fail(
+                Exit::Mount,
+                format!(
+                    "{0} is a mount whose daemon has died; unmount it first: kmsfs umount {0}",
+                    mountpoint.display()
+                ),
+            );
+        }
+        Err(e) => return Err(e).or_exit(Exit::Mount, format!("the mount point {}", mountpoint.display())),
+    }
+    let (Ok(b), Ok(m)) = (backing_dir.canonicalize(), mountpoint.canonicalize()) else { return Ok(()) };
+    if b.starts_with(&m) || m.starts_with(&b) {
+        return fail(Exit::Usage, "the mount point and the backing directory must not contain each other");
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT unmount; if that is refused because files are open, the daemon goes on and says so.
+fn on_signals(kms: &KmsSetup, mountpoint: PathBuf) {
+    use tokio::signal::unix::{SignalKind, signal};
+    kms.runtime.spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            tracing::error!("signals cannot be caught: end this mount with kmsfs umount");
+            return;
+        };
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            let target = mountpoint.clone();
+            let done = tokio::task::spawn_blocking(move || session::unmount(&target)).await;
+            if let Ok(Err(e)) = done {
+                tracing::error!(mountpoint = %mountpoint.display(), "asked to end, but the mount is in use: {e}");
+                eprintln!("kmsfs: {} is in use: {e}", mountpoint.display());
+            }
+        }
+    });
+}
+
+fn rotate_sessions(kms: &KmsSetup, volume: Arc<content::Volume>) {
+    kms.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(ROTATION).await;
+            let volume = volume.clone();
+            let rotated = tokio::task::spawn_blocking(move || volume.sessions.rotate()).await;
+            if let Ok(Err(e)) = rotated {
+                tracing::error!("the session could not be renewed: {e}");
+            }
+        }
+    });
+}
+
+/// The terminal in the foreground, else a file. `RUST_LOG` chooses what is logged; names and data never are.
+fn start_log(args: &Mount) -> Outcome {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser=warn"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    if args.foreground && args.log.is_none() {
+        log.with_writer(std::io::stderr).init();
+        return Ok(());
+    }
+    let path = match &args.log {
+        Some(path) => path.clone(),
+        None => {
+            let dir = super::state_dir();
+            make_private(&dir).or_exit(Exit::Config, format!("cannot make {}", dir.display()))?;
+            dir.join("kmsfs.log")
+        }
+    };
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .or_exit(Exit::Config, format!("cannot open the log {}", path.display()))?;
+    log.with_ansi(false).with_writer(file).init();
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Opening a volume's own files, with and without its key.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::backing;
+use crate::cli::exit_code::Exit;
+use crate::format::derived::VolumeKeys;
+use crate::format::volume::{UnverifiedVolume, VOLUME_FILE_MAX, Volume};
+use crate::format::{LOCK_FILE, VOLUME_FILE};
+use crate::kms::{KmsError, WrappedKey};
+
+use super::kms_setup::KmsSetup;
+use super::{Failure, OrExit, Outcome, fail};
+
+/// Opens the backing directory and parses its volume file, which is **not** verified yet.
+pub fn read(backing_dir: &Path) -> Outcome<(OwnedFd, UnverifiedVolume)> {
+    let root = backing::open_root(backing_dir)
+        .or_exit(Exit::Volume, format!("cannot open the backing directory {}", backing_dir.display()))?;
+    let bytes = match backing::read_file(root.as_fd(), VOLUME_FILE, VOLUME_FILE_MAX) {
+        Ok(bytes) => bytes,
+        Err(rustix::io::Errno::NOENT) => {
+            return fail(
+                Exit::Volume,
+                format!(
+                    "{0} is not a kmsfs volume: it has no {VOLUME_FILE} (make one with: kmsfs init {0})",
+                    backing_dir.display()
+                ),
+            );
+        }
+        Err(e) => return Err(e).or_exit(Exit::Volume, format!("cannot read {VOLUME_FILE}")),
+    };
+    let volume = UnverifiedVolume::parse(&bytes).or_exit(Exit::Volume, VOLUME_FILE)?;
+    Ok((root, volume))
+}
+
+/// Unwraps the VolumeKey and verifies the volume file under it.
+pub fn unlock(volume: UnverifiedVolume, kms: &KmsSetup) -> Outcome<(Volume, VolumeKeys)> {
+    let claimed = volume.claimed().clone();
+    let (suite, id) = (claimed.suite, claimed.id);
+    let mut ids = claimed.wrappings.iter().map(|wrapping| &wrapping.key_id).chain([&claimed.kms.key_id]);
+    if let Some(foreign) = ids.find(|id| !kms.allows(id)) {
+        return fail(
+            Exit::Volume,
+            format!(
+                "{VOLUME_FILE} names the KMS key {foreign:?}, which the configuration does not allow; nothing was sent to the KMS. If it is right, add it to kms.allowed_key_ids"
+            ),
+        );
+    }
+    let mut last = None;
+    for wrapping in &claimed.wrappings {
+        let wrapped = WrappedKey {
+            key_id: wrapping.key_id.clone(),
+            key_version: wrapping.key_version.clone(),
+            blob: wrapping.blob.clone(),
+        };
+        match kms.block_on(kms.kms.decrypt(&wrapped, suite.key_len())) {
+            Ok(key) => {
+                let keys = VolumeKeys::derive(suite, id, &key);
+                let volume = volume.verify(&keys.volume).or_exit(
+                    Exit::Volume,
+                    format!("{VOLUME_FILE} is damaged, or the KMS gave a key that is not this volume's"),
+                )?;
+                return Ok((volume, keys));
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    let e = last.expect("a parsed volume has at least one wrapping");
+    Err(kms_failure(e, "cannot unwrap the volume key"))
+}
+
+/// "The service said no" and "could not ask" have exit codes of their own.
+pub fn kms_failure(e: KmsError, what: &str) -> Failure {
+    let exit = if e.is_outage() { Exit::KmsUnreachable } else { Exit::KmsRefused };
+    Failure { exit, error: anyhow::Error::new(e).context(what.to_owned()) }
+}
+
+/// Locks the volume for this mount, exclusively unless it only reads.
+pub fn lock(root: &OwnedFd, backing_dir: &Path, read_only: bool) -> Outcome<OwnedFd> {
+    let file = backing::open_lock_file(root.as_fd(), LOCK_FILE, read_only)
+        .or_exit(Exit::Volume, format!("cannot open {LOCK_FILE}"))?;
+    if backing::try_lock(file.as_fd(), !read_only).or_exit(Exit::Volume, format!("cannot lock {LOCK_FILE}"))? {
+        return Ok(file);
+    }
+    let path = backing_dir.join(LOCK_FILE);
+    let holders = holders_of(&path);
+    let who = if holders.is_empty() { "another mount".to_owned() } else { holders.join(", ") };
+    fail(Exit::InUse, format!("the volume {} is in use by {who}", backing_dir.display()))
+}
+
+/// Processes that have `path` open, as far as this one may look.
+fn holders_of(path: &Path) -> Vec<String> {
+    let Ok(path) = path.canonicalize() else { return Vec::new() };
+    let own = std::process::id().to_string();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut found = Vec::new();
+    for process in processes.flatten() {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        if fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path)) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.push(format!("process {pid} ({})", name.trim()));
+        }
+    }
+    found
+}
