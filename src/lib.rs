@@ -3,6 +3,7 @@
 //! The rooms, from the top: `command → fuse → fs → (content | names | keys) → (format | crypto | kms | backing)`.
 //! Each uses only rooms below it; `docs/DESIGN.md` has the picture.
 
+pub mod config;
 pub mod crypto;
 pub mod keys;
 pub mod kms;
