@@ -17,7 +17,9 @@
 //! Locks: `state` and `pool` are held for short, never across an await, and never both.
 
 mod cache;
+mod error;
 mod pool;
+mod tasks;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,13 +31,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::crypto::secret::SecretBytes;
-use crate::kms::{KeySpec, Kms, KmsError, WrappedKey};
+use crate::kms::{KeySpec, Kms, WrappedKey};
 
-use cache::{Cache, Fingerprint, Found, Verdict};
+pub use error::KeyError;
+
+use cache::{Cache, Fingerprint, Found};
 use pool::{Pool, Take};
+use tasks::{Flight, Refill, fly, generate, sweep_for_ever};
 
 /// A data key in plaintext, in locked memory, wiped when the last holder lets go. `Debug` prints its kind only.
 pub struct DataKey {
@@ -119,74 +124,6 @@ impl KeysConfig {
         self.allowed_key_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id.eq_ignore_ascii_case(key_id)))
     }
 }
-
-/// Cheap to clone: one failed call answers every waiter.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum KeyError {
-    #[error(transparent)]
-    Kms(#[from] KmsError),
-    #[error("no key within {after:?}")]
-    TimedOut { after: Duration },
-    #[error("the KMS key {key_id:?} is not among those that this volume may use")]
-    ForeignKey { key_id: String },
-    /// The task of the call ended without a result: the runtime is going down, or there is a bug.
-    #[error("the call for a key was given up")]
-    Stopped,
-}
-
-impl KeyError {
-    pub fn kms(&self) -> Option<&KmsError> {
-        match self {
-            Self::Kms(error) => Some(error),
-            _ => None,
-        }
-    }
-
-    pub fn is_denied(&self) -> bool {
-        matches!(self, Self::ForeignKey { .. }) || self.kms().is_some_and(KmsError::is_denied)
-    }
-
-    pub fn is_gone(&self) -> bool {
-        self.kms().is_some_and(KmsError::is_gone)
-    }
-
-    /// "Could not ask": nothing is known about the key.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Stopped) || self.kms().is_some_and(KmsError::is_unreachable)
-    }
-
-    pub fn is_throttled(&self) -> bool {
-        self.kms().is_some_and(KmsError::is_throttled)
-    }
-
-    pub fn is_wrong_ciphertext(&self) -> bool {
-        self.kms().is_some_and(KmsError::is_wrong_ciphertext)
-    }
-
-    /// As [`KmsError::is_outage`]: says nothing against the use of the key.
-    pub fn is_outage(&self) -> bool {
-        self.is_unreachable() || self.kms().is_some_and(KmsError::is_outage)
-    }
-
-    fn verdict(&self) -> Verdict {
-        match self.is_outage() {
-            true => Verdict::Unknown,
-            false if self.is_denied() || self.is_gone() || self.is_wrong_ciphertext() => Verdict::Refused,
-            false => Verdict::Failed,
-        }
-    }
-
-    /// How long the same question is answered with the same error.
-    fn remembered_for(&self, negative_ttl: Duration) -> Duration {
-        match self.verdict() {
-            Verdict::Refused => negative_ttl,
-            Verdict::Failed | Verdict::Unknown => negative_ttl.min(OUTAGE_MEMORY),
-        }
-    }
-}
-
-/// Long enough that a burst of requests does not become a burst of calls, short enough that nobody waits for it.
-const OUTAGE_MEMORY: Duration = Duration::from_millis(500);
 
 /// Counters since the start, and sizes now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -443,7 +380,7 @@ impl Keys {
                 return Start::Known(Ok(key));
             }
             state.flights.insert(fingerprint, waiting.clone());
-            Flight { keys: Arc::clone(self), fingerprint, generation: state.generation, landed: false }
+            Flight::new(Arc::clone(self), fingerprint, state.generation)
         };
         // Outside the lock: a runtime that is going down drops the task, and with it the flight, right here.
         self.runtime.spawn(fly(flight, wrapped.clone(), sender));
@@ -461,7 +398,7 @@ impl Keys {
                 return false;
             }
             state.flights.insert(fingerprint, waiting);
-            Flight { keys: me, fingerprint, generation: state.generation, landed: false }
+            Flight::new(me, fingerprint, state.generation)
         };
         self.runtime.spawn(fly(flight, wrapped.clone(), sender));
         true
@@ -472,7 +409,7 @@ impl Keys {
         let Some(me) = self.me.upgrade() else { return };
         let wanted = self.pool.lock().start(Instant::now());
         for _ in 0..wanted {
-            self.runtime.spawn(generate(Refill { keys: Arc::clone(&me), landed: false }));
+            self.runtime.spawn(generate(Refill::new(Arc::clone(&me))));
         }
     }
 
@@ -538,100 +475,6 @@ impl fmt::Debug for Keys {
 enum Start {
     Known(FetchResult),
     Waiting(Waiting),
-}
-
-/// A call for one key. If its task is dropped, those who wait get [`KeyError::Stopped`] and the next one starts anew.
-struct Flight {
-    keys: Arc<Keys>,
-    fingerprint: Fingerprint,
-    generation: u64,
-    landed: bool,
-}
-
-async fn fly(flight: Flight, wrapped: WrappedKey, waiters: watch::Sender<Option<FetchResult>>) {
-    let keys = &flight.keys;
-    bump(&keys.counters.kms_decrypts);
-    let asked_at = Instant::now();
-    let call = keys.kms.decrypt(&wrapped, keys.config.spec.data_key_len());
-    let result = match timeout(keys.config.deadline, call).await {
-        Ok(result) => result.map_err(KeyError::from),
-        Err(_) => Err(KeyError::TimedOut { after: keys.config.deadline }),
-    };
-    let result = result.map(|secret| keys.data_key(secret, asked_at));
-    if let Err(error) = &result {
-        keys.count_error(error);
-        tracing::debug!(key_id = wrapped.key_id, %error, "the KMS gave no key");
-    }
-    // Off the list first, so that nobody joins a call that has ended.
-    let result = flight.land(result);
-    waiters.send_replace(Some(result));
-}
-
-impl Flight {
-    fn land(mut self, result: FetchResult) -> FetchResult {
-        self.landed = true;
-        self.keys.learn(self.fingerprint, result, Some(self.generation))
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.keys.state.lock().flights.remove(&self.fingerprint);
-        }
-    }
-}
-
-/// A call for a new key. If its task is dropped, the pool learns of it.
-struct Refill {
-    keys: Arc<Keys>,
-    landed: bool,
-}
-
-async fn generate(mut refill: Refill) {
-    let keys = Arc::clone(&refill.keys);
-    bump(&keys.counters.kms_generates);
-    let asked_at = Instant::now();
-    let call = keys.kms.generate_data_key(&keys.config.key_id, keys.config.spec);
-    let result = match timeout(keys.config.deadline, call).await {
-        Ok(Ok(new)) if !keys.config.allows(&new.wrapped.key_id) => {
-            // Its file could not be opened later.
-            Err(KeyError::ForeignKey { key_id: new.wrapped.key_id })
-        }
-        Ok(Ok(new)) => Ok(NewKey { key: keys.data_key(new.plaintext, asked_at), wrapped: new.wrapped }),
-        Ok(Err(error)) => Err(KeyError::from(error)),
-        Err(_) => Err(KeyError::TimedOut { after: keys.config.deadline }),
-    };
-    refill.landed = true;
-    match result {
-        Ok(new) => keys.pool.lock().add(new, asked_at),
-        Err(error) => {
-            keys.count_error(&error);
-            tracing::debug!(key_id = keys.config.key_id, %error, "the KMS made no new key");
-            let until = Instant::now() + error.remembered_for(keys.config.negative_ttl);
-            let decided = error.verdict() != Verdict::Unknown;
-            keys.pool.lock().fail(error, decided, until);
-        }
-    }
-    keys.refill();
-}
-
-impl Drop for Refill {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.keys.pool.lock().fail(KeyError::Stopped, false, Instant::now());
-        }
-    }
-}
-
-async fn sweep_for_ever(keys: Weak<Keys>, every: Duration) {
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(keys) = keys.upgrade() else { return };
-        let now = Instant::now();
-        keys.state.lock().cache.sweep(now);
-        keys.pool.lock().discard_old(now);
-    }
 }
 
 fn bump(counter: &AtomicU64) {

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, Refusal, RefusalKind};
+use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, KmsError, Refusal, RefusalKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
