@@ -124,7 +124,7 @@ pub struct CtyunConfig {
     pub access_key: String,
     pub secret_key: SecretBytes,
     pub profile: Profile,
-    /// Certificates (PEM) to trust beside the system's, for a KMS with a company's own CA.
+    /// Certificates (PEM) to trust instead of the system's, for a KMS with a company's own CA.
     pub ca_pem: Option<Vec<u8>>,
     /// An HTTP proxy for `https` endpoints (CONNECT, so it sees ciphertext only). Proxies named in the environment are
     /// ignored, and loopback endpoints are always reached directly.
