@@ -53,7 +53,7 @@ pub struct KmsSettings {
     pub credentials: Option<Credentials>,
     /// KMS keys that wrapped keys may name; `None` for any.
     pub allowed_key_ids: Option<Vec<String>>,
-    /// PEM file of certificates to trust beside the system's.
+    /// PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// HTTP proxy for the endpoint. Proxies named in the environment are not used.
     pub proxy: Option<String>,

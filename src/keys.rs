@@ -120,6 +120,15 @@ impl KeysConfig {
         }
     }
 
+    /// Time is added up without overflow: a year stands for "for ever".
+    fn bounded(mut self) -> Self {
+        let lifetimes = [&mut self.key_ttl, &mut self.idle_ttl, &mut self.offline_ttl, &mut self.negative_ttl];
+        for time in lifetimes.into_iter().chain([&mut self.deadline]) {
+            *time = (*time).min(Duration::from_secs(365 * 24 * 3600));
+        }
+        self
+    }
+
     fn allows(&self, key_id: &str) -> bool {
         self.allowed_key_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id.eq_ignore_ascii_case(key_id)))
     }
@@ -195,6 +204,7 @@ struct Counters {
 impl Keys {
     /// Calls run on `runtime`, which needs its timer and, for the real KMS, its I/O driver.
     pub fn new(kms: Arc<dyn Kms>, config: KeysConfig, runtime: Handle) -> Arc<Self> {
+        let config = config.bounded();
         let keys = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             kms,
@@ -206,6 +216,10 @@ impl Keys {
         });
         keys.runtime.spawn(sweep_for_ever(keys.me.clone(), keys.sweep_interval()));
         keys
+    }
+
+    pub fn config(&self) -> &KeysConfig {
+        &self.config
     }
 
     /// The key if it may serve now. Never blocks and never waits for the KMS; renews an ageing key in the background.

@@ -1,9 +1,9 @@
 //! The key management service: makes data keys and unwraps them.
 //!
 //! [`Kms`] is what the rest of the project asks for, in its own words; [`CtyunKms`] answers it with the CTyun KMS. One
-//! call goes down through the parts like this: [`wire`](self) names the path and writes the request, the rate and
+//! call goes down through the parts like this: `wire` names the path and writes the request, the rate and
 //! concurrency limit lets it pass, `sign` signs it with a fresh date, `http` carries it and reads a bounded answer,
-//! `wire` reads the envelope, [`error`](KmsError) says what a refusal means, and `retry` asks the error whether to try
+//! `wire` reads the envelope, [`KmsError`] says what a refusal means, and `retry` asks the error whether to try
 //! again before the deadline.
 //!
 //! What this room leaves to others: caching and sharing of calls (`keys`), and any trust in a wrapped key. **The KMS
@@ -124,7 +124,7 @@ pub struct CtyunConfig {
     pub access_key: String,
     pub secret_key: SecretBytes,
     pub profile: Profile,
-    /// Certificates (PEM) to trust beside the system's, for a KMS with a company's own CA.
+    /// Certificates (PEM) to trust instead of the system's, for a KMS with a company's own CA.
     pub ca_pem: Option<Vec<u8>>,
     /// An HTTP proxy for `https` endpoints (CONNECT, so it sees ciphertext only). Proxies named in the environment are
     /// ignored, and loopback endpoints are always reached directly.

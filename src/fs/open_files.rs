@@ -84,7 +84,7 @@ impl Fs {
                     _ => wrapped
                         .iter()
                         .find_map(|wrapped| self.keys.cached(wrapped))
-                        .ok_or_else(|| FsError::Wait(Wait::Fetch(wrapped)))?,
+                        .ok_or(FsError::Wait(Wait::Fetch(wrapped)))?,
                 };
                 let said = plain_len(backing::stat(fd.as_fd())?.st_size as u64);
                 // Exposed: content derives its keys from it.

@@ -78,7 +78,7 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         let stored = self.names().store_xattr_name(name);
-        Ok(backing::remove_xattr(inode.fd.as_fd(), &stored).map_err(too_long_means_none)?)
+        backing::remove_xattr(inode.fd.as_fd(), &stored).map_err(too_long_means_none)
     }
 }
 

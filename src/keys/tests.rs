@@ -166,6 +166,30 @@ async fn a_thousand_readers_of_a_cold_file_make_one_call() {
     assert!(keys.cached(&wrapped("a")).is_some_and(|key| key.is_fresh()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_share_calls_too() {
+    let (kms, keys) = set_up(|_| ());
+    kms.be(Mood::Slow(Duration::from_millis(2)));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (keys, runtime) = (keys.clone(), Handle::current());
+            std::thread::spawn(move || {
+                for round in 0..20 {
+                    for n in 0..50 {
+                        let wanted = wrapped(&format!("{}", (n * 7 + round) % 50));
+                        let key = keys.cached(&wanted).map_or_else(|| runtime.block_on(keys.fetch(&wanted)), Ok);
+                        assert_eq!(key.expect("a key").secret(), &plaintext(&wanted.blob, 32));
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| thread.join().expect("no panic")))
+        .await
+        .expect("joins");
+    assert_eq!(kms.calls().0, 50);
+}
+
 #[tokio::test(start_paused = true)]
 async fn different_keys_do_not_wait_for_each_other() {
     let (kms, keys) = set_up(|_| ());
@@ -337,6 +361,21 @@ async fn the_cache_is_bounded() {
     let stats = keys.stats();
     assert_eq!((stats.entries, stats.evictions), (10, 15));
     assert!(keys.cached(&wrapped("14")).is_none() && keys.cached(&wrapped("15")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_ever_is_no_overflow() {
+    let (_, keys) = set_up(|config| {
+        config.key_ttl = Duration::MAX;
+        config.idle_ttl = Duration::MAX;
+        config.offline_ttl = Duration::MAX;
+        config.negative_ttl = Duration::MAX;
+        config.deadline = Duration::MAX;
+    });
+    keys.fetch(&wrapped("a")).await.expect("a key");
+    advance(SECOND * 3600 * 24 * 30).await;
+    assert!(keys.cached(&wrapped("a")).is_some());
+    assert!(keys.new_key().await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

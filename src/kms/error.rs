@@ -40,7 +40,7 @@ pub struct Refusal {
     pub api: &'static str,
     /// As the service spelt it; empty if it named none.
     pub code: String,
-    /// The service's text, cut at [`MESSAGE_MAX`] characters. Untrusted: print it escaped.
+    /// The service's text, cut at a length that is fit for a log. Untrusted: print it escaped.
     pub message: String,
     pub request_id: Option<String>,
     /// Of the HTTP answer, or the one named in the body where HTTP itself said 200.
@@ -184,7 +184,7 @@ impl Refusal {
 }
 
 /// The service's texts are short sentences.
-pub const MESSAGE_MAX: usize = 256;
+const MESSAGE_MAX: usize = 256;
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

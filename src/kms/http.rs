@@ -168,29 +168,34 @@ fn with_proxy(builder: ClientBuilder, proxy: &str) -> Result<ClientBuilder, Endp
     Ok(builder.proxy(proxy))
 }
 
-/// The system's trusted certificates and the configured ones. An `http` endpoint trusts none and needs none.
+/// Trusts the configured certificates or else the system's. An `http` endpoint trusts none and needs none.
 fn tls_config(config: &CtyunConfig, endpoint: &Endpoint) -> Result<ClientConfig, EndpointError> {
     let tls = |error: rustls::Error| EndpointError::Tls { why: error.to_string() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(tls)?;
-    if endpoint.plain {
-        return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
-    }
-    let extra = config.ca_pem.as_deref().map_or(Ok(Vec::new()), certificates)?;
-    let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(tls)?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    let roots = match &config.ca_pem {
+        _ if endpoint.plain => RootCertStore::empty(),
+        Some(pem) => certificates(pem)?,
+        None => {
+            let verifier = Arc::new(Verifier::new(provider).map_err(tls)?);
+            return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        }
+    };
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, EndpointError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(EndpointError::Certificates { why: "it has no PEM certificate".to_owned() })
-        }
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(EndpointError::Certificates { why: error.to_string() }),
+fn certificates(pem: &[u8]) -> Result<RootCertStore, EndpointError> {
+    let bad = |why: String| EndpointError::Certificates { why };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
     }
+    if roots.is_empty() {
+        return Err(bad("it has no PEM certificate".to_owned()));
+    }
+    Ok(roots)
 }
 
 /// An error with its causes. Those of the HTTP client say little without them.

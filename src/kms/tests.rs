@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -83,7 +83,42 @@ impl Drop for Server {
     }
 }
 
-async fn converse(mut stream: TcpStream, script: Arc<Vec<Step>>, seen: Arc<Mutex<Vec<Request>>>) {
+/// The same behind TLS, with the certificate of the fixtures.
+async fn start_tls(script: Vec<Step>) -> Server {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../tests/data/kms/tls/server.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../tests/data/kms/tls/server.key"));
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("a certificate")], key.expect("a key"))
+        .expect("they belong together");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("https://localhost:{}", listener.local_addr().expect("bound").port());
+    let (seen, script) = (Arc::new(Mutex::new(Vec::new())), Arc::new(script));
+    let requests = seen.clone();
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, script, requests) = (acceptor.clone(), script.clone(), requests.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    converse(stream, script, requests).await;
+                }
+            });
+        }
+    });
+    Server { endpoint, seen, task }
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    script: Arc<Vec<Step>>,
+    seen: Arc<Mutex<Vec<Request>>>,
+) {
     while let Some(request) = read_request(&mut stream).await {
         let number = {
             let mut seen = seen.lock();
@@ -107,7 +142,7 @@ async fn converse(mut stream: TcpStream, script: Arc<Vec<Step>>, seen: Arc<Mutex
     }
 }
 
-async fn read_request(stream: &mut TcpStream) -> Option<Request> {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -193,6 +228,24 @@ async fn the_other_calls_use_their_paths_below_the_endpoints_own() {
         let authorization = request.header("Eop-Authorization").expect("signed");
         assert!(authorization.starts_with("AKEXAMPLE0001 Headers=ctyun-eop-request-id;eop-date Signature="));
     }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_those_whose_certificate_is_trusted() {
+    let server = start_tls(vec![key_answer()]).await;
+    let trusting = |pem: &[u8]| {
+        let pem = pem.to_vec();
+        server.client_with(|config| config.ca_pem = Some(pem))
+    };
+    let client = trusting(include_bytes!("../../tests/data/kms/tls/ca.pem"));
+    assert_eq!(client.decrypt(&wrapped(), 32).await.expect("a key"), expected_key());
+    assert_eq!(server.seen().len(), 1);
+
+    // A trusted certificate, but not of the one who signed the server's.
+    let stranger = trusting(include_bytes!("../../tests/data/kms/tls/server.pem"));
+    let error = stranger.decrypt(&wrapped(), 32).await.expect_err("the server is not trusted");
+    assert!(error.is_unreachable() && error.to_string().contains("certificate"), "{error}");
+    assert_eq!(server.seen().len(), 1, "no request was sent");
 }
 
 #[tokio::test]
