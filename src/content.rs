@@ -86,8 +86,8 @@ pub enum Inspected {
 #[derive(Debug)]
 pub struct Keyed {
     pub header: FileHeader,
+    pub stored_len: u64,
     first_page: Box<[u8; BLOCK_LEN]>,
-    stored_len: u64,
 }
 
 /// Reads the first page of a stored file and chooses its header copy. Needs no key of the file.

@@ -95,6 +95,10 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
             tracing::warn!(crashed, "earlier mounts of this volume did not end cleanly");
         }
     }
+    let settings = kms.config.as_ref().map(|config| config.mount.clone()).unwrap_or_default();
+    if settings.durability == Some(crate::config::Durability::Safe) {
+        return fail(Exit::Config, "mount.durability = \"safe\" is not in this version: see docs/DESIGN.md");
+    }
     let shared = Arc::new(content::Volume { keys: volume_keys, sessions, durability: Durability::Fast });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
     if !options.read_only {
@@ -110,9 +114,9 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
             mountpoint: args.mountpoint.clone(),
             source: args.backing.canonicalize().unwrap_or_else(|_| args.backing.clone()),
             read_only: options.read_only,
-            allow_other: options.allow_other,
+            allow_other: options.allow_other || settings.allow_other == Some(true),
             flags: options.flags.clone(),
-            loops: args.loops.into(),
+            loops: if args.loops > 0 { args.loops.into() } else { settings.fuse_loops.unwrap_or(0) },
         },
     )
     .or_exit(Exit::Mount, "cannot mount")?;

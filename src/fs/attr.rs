@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FileType, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use crate::backing;
-use crate::format::layout::plain_len;
 
 use super::file_ops::with_scratch;
 use super::inodes::Inode;
@@ -67,7 +66,7 @@ impl Fs {
 
     pub(super) fn attr(&self, inode: &Inode, stat: &Stat) -> Attr {
         let size = match inode.kind {
-            FileType::RegularFile => plain_len(stat.st_size as u64),
+            FileType::RegularFile => inode.plain_len(stat.st_size as u64),
             FileType::Symlink => self.names().target_len(stat.st_size as u64),
             _ => stat.st_size as u64,
         };
@@ -88,7 +87,7 @@ impl Fs {
     }
 
     pub(super) fn entry(&self, inode: &Inode, stat: &Stat) -> Entry {
-        Entry { attr: self.attr(inode, stat), generation: inode.generation() }
+        Entry { attr: self.attr(inode, stat), generation: inode.tell_generation() }
     }
 
     /// Changes attributes, size first; gives the new ones.

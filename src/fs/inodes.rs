@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FileType, Stat};
 
 use crate::backing;
+use crate::format::layout::plain_len;
 use crate::names::DirId;
 
 use super::open_files::OpenFile;
@@ -26,6 +27,15 @@ pub struct DirState {
     pub unsynced: bool,
 }
 
+/// The kernel was told a size that was not the file's: what the next look-up tells it.
+#[derive(Clone, Copy, Default)]
+struct Correction {
+    /// Counts the corrections: another generation makes the kernel begin anew with the inode.
+    generation: u64,
+    /// A stored length, and the size that opening the file has shown it to mean; for a file that may not be set right.
+    size: Option<(u64, u64)>,
+}
+
 /// An inode that the kernel knows or that is open.
 pub struct Inode {
     /// The kernel's number, which is also `st_ino`.
@@ -33,7 +43,9 @@ pub struct Inode {
     /// O_PATH, or the descriptor that created the file.
     pub fd: Arc<OwnedFd>,
     pub kind: FileType,
-    generation: AtomicU64,
+    correction: Mutex<Correction>,
+    /// The generation that the last look-up gave to the kernel.
+    told: AtomicU64,
     /// The name lock of a directory: held while its entries change.
     pub dir: Mutex<DirState>,
     /// The one open state of a regular file; the lock is held while it is opened or closed.
@@ -43,26 +55,37 @@ pub struct Inode {
 }
 
 impl Inode {
-    fn new(id: u64, fd: Arc<OwnedFd>, kind: FileType) -> Self {
+    fn new(id: u64, fd: Arc<OwnedFd>, kind: FileType, correction: Correction) -> Self {
         Self {
             id,
             fd,
             kind,
-            generation: AtomicU64::new(0),
+            correction: Mutex::new(correction),
+            told: AtomicU64::new(correction.generation),
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced_in: Mutex::default(),
         }
     }
 
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    /// The generation for a reply to a look-up.
+    pub fn tell_generation(&self) -> u64 {
+        let generation = self.correction.lock().generation;
+        self.told.store(generation, Ordering::Relaxed);
+        generation
     }
 
-    /// The kernel's idea of the size is wrong: the next look-up gives another generation, so that the kernel begins
-    /// anew with this inode.
-    pub fn renew(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+    /// Whether the kernel may still believe a size that was found to be wrong.
+    pub fn is_stale(&self) -> bool {
+        self.told.load(Ordering::Relaxed) != self.correction.lock().generation
+    }
+
+    /// The plaintext size of a regular file that has `stored` bytes now.
+    pub fn plain_len(&self, stored: u64) -> u64 {
+        match self.correction.lock().size {
+            Some((at, size)) if at == stored => size,
+            _ => plain_len(stored),
+        }
     }
 
     pub fn stat(&self) -> Result<Stat> {
@@ -89,6 +112,8 @@ struct Known {
 pub struct Inodes {
     shards: [RwLock<HashMap<u64, Known>>; SHARDS],
     root: Arc<Inode>,
+    /// Of inodes that the kernel had to be told anew, also after it forgot them.
+    corrections: Mutex<HashMap<u64, Correction>>,
     /// The backing directory's own number and file system.
     root_ino: u64,
     dev: u64,
@@ -97,10 +122,11 @@ pub struct Inodes {
 impl Inodes {
     pub fn new(root: OwnedFd) -> Result<Self> {
         let stat = backing::stat(root.as_fd())?;
-        let inode = Arc::new(Inode::new(ROOT, Arc::new(root), FileType::Directory));
+        let inode = Arc::new(Inode::new(ROOT, Arc::new(root), FileType::Directory, Correction::default()));
         Ok(Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             root: inode,
+            corrections: Mutex::default(),
             root_ino: stat.st_ino,
             dev: stat.st_dev,
         })
@@ -129,21 +155,22 @@ impl Inodes {
         }
         let id = self.id_of(stat.st_ino);
         let mut shard = self.shard(id).write();
-        let known = shard.entry(id).or_insert_with(|| Known {
-            inode: Arc::new(Inode::new(id, Arc::new(fd), FileType::from_raw_mode(stat.st_mode))),
-            lookups: 0,
+        let known = shard.entry(id).or_insert_with(|| {
+            let correction = self.corrections.lock().get(&id).copied().unwrap_or_default();
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            Known { inode: Arc::new(Inode::new(id, Arc::new(fd), kind, correction)), lookups: 0 }
         });
         known.lookups += 1;
         Ok(known.inode.clone())
     }
 
-    /// Counts a look-up of an inode that is in the table already; `None` if it is not.
-    pub fn look_up_known(&self, stat: &Stat) -> Option<Arc<Inode>> {
-        let id = self.id_of(stat.st_ino);
-        let mut shard = self.shard(id).write();
-        let known = shard.get_mut(&id)?;
-        known.lookups += 1;
-        Some(known.inode.clone())
+    /// The kernel was told a wrong size: a file of `stored` bytes has `size`. The next look-up tells it so, under another
+    /// generation; until then [`Inode::is_stale`].
+    pub fn correct(&self, inode: &Inode, stored: u64, size: u64) {
+        let mut correction = inode.correction.lock();
+        correction.generation += 1;
+        correction.size = Some((stored, size));
+        self.corrections.lock().insert(inode.id, *correction);
     }
 
     pub fn forget(&self, id: u64, lookups: u64) {

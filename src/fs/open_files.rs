@@ -11,7 +11,6 @@ use rustix::io::Errno;
 use crate::backing;
 use crate::content::{Content, Inspected, inspect};
 use crate::format::file_header::{PROVIDER_CTYUN, Wrapping};
-use crate::format::layout::plain_len;
 use crate::keys::{DataKey, NewKey};
 use crate::kms::WrappedKey;
 
@@ -64,6 +63,9 @@ impl Fs {
     /// Give it back with [`Self::close_shared`].
     pub(super) fn open_shared(&self, inode: &Arc<Inode>, write: bool, ready: Option<&Ready>) -> Result<Arc<OpenFile>> {
         let mut open = inode.open.lock();
+        if inode.is_stale() {
+            return Err(FsError::Stale);
+        }
         if let Some(file) = &*open {
             if write && !file.writable.load(Ordering::Relaxed) {
                 let fd = Arc::new(backing::reopen(inode.fd.as_fd(), OFlags::RDWR)?);
@@ -86,11 +88,12 @@ impl Fs {
                         .find_map(|wrapped| self.keys.cached(wrapped))
                         .ok_or(FsError::Wait(Wait::Fetch(wrapped)))?,
                 };
-                let said = plain_len(backing::stat(fd.as_fd())?.st_size as u64);
+                let stored = keyed.stored_len;
+                let said = inode.plain_len(stored);
                 // Exposed: content derives its keys from it.
                 let content = Content::open(self.volume.clone(), fd, writable, *keyed, key.secret())?;
                 if content.size() != said {
-                    inode.renew();
+                    self.inodes.correct(inode, stored, content.size());
                     return Err(FsError::Stale);
                 }
                 content
