@@ -2,10 +2,8 @@
 //!
 //! Every function is one call or the loop that makes one call whole. Errors are the system's own.
 
-use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid};
@@ -325,11 +323,11 @@ pub fn set_thread_umask(umask: u32) -> bool {
     true
 }
 
-fn proc_path(fd: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
+/// The path that a descriptor has now.
+pub fn path_of(fd: BorrowedFd<'_>) -> Option<std::path::PathBuf> {
+    std::fs::read_link(proc_path(fd)).ok()
 }
 
-/// A C string for a name from the system; only for calls that need one.
-pub fn os(name: &CStr) -> &OsStr {
-    OsStr::from_bytes(name.to_bytes())
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -109,6 +109,12 @@ impl Fs {
         }
     }
 
+    /// Where an inode is stored, for the log: the path of its descriptor, under the stored names.
+    pub fn stored_path(&self, id: u64) -> String {
+        let path = self.inodes.find(id).and_then(|inode| crate::backing::path_of(inode.fd.as_fd()));
+        path.map_or_else(|| "unknown".to_owned(), |path| path.display().to_string())
+    }
+
     fn names(&self) -> Names<'_> {
         Names { mode: self.mode, name_max: self.name_max, keys: &self.volume.keys }
     }

@@ -57,20 +57,25 @@ impl Adapter {
         Self { fs, runtime }
     }
 
+    /// Calls `op`, whose name and inode go to the log if it fails.
+    fn call<T>(&self, name: &'static str, ino: INodeNo, op: impl FnOnce(&Fs) -> Result<T>) -> Result<T> {
+        logged(&self.fs, name, ino, guard(|| op(&self.fs)))
+    }
+
     /// Calls `op` and hands its result to `reply`: here, or from a task after a wait.
-    fn answer<T, O, R>(&self, op: O, reply: R)
+    fn answer<T, O, R>(&self, name: &'static str, ino: INodeNo, op: O, reply: R)
     where
         T: Send + 'static,
         O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
         R: FnOnce(Result<T>) + Send + 'static,
     {
-        match guard(|| op(&self.fs, None)) {
-            Err(FsError::Wait(wait)) => self.defer(wait, op, reply),
+        match self.call(name, ino, |fs| op(fs, None)) {
+            Err(FsError::Wait(wait)) => self.defer(name, ino, wait, op, reply),
             done => reply(done),
         }
     }
 
-    fn defer<T, O, R>(&self, wait: Wait, op: O, reply: R)
+    fn defer<T, O, R>(&self, name: &'static str, ino: INodeNo, wait: Wait, op: O, reply: R)
     where
         T: Send + 'static,
         O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
@@ -82,17 +87,17 @@ impl Adapter {
             for _ in 0..TRIES {
                 let ready = match fs.wait(wait).await {
                     Ok(ready) => ready,
-                    Err(e) => return reply(Err(e)),
+                    Err(e) => return reply(logged(&fs, name, ino, Err(e))),
                 };
-                let (fs, op) = (fs.clone(), op.clone());
-                let called = tokio::task::spawn_blocking(move || guard(|| op(&fs, Some(&ready)))).await;
+                let (task_fs, op) = (fs.clone(), op.clone());
+                let called = tokio::task::spawn_blocking(move || guard(|| op(&task_fs, Some(&ready)))).await;
                 match called {
                     Ok(Err(FsError::Wait(again))) => wait = again,
-                    Ok(done) => return reply(done),
-                    Err(_) => return reply(Err(FsError::Panic)),
+                    Ok(done) => return reply(logged(&fs, name, ino, done)),
+                    Err(_) => return reply(logged(&fs, name, ino, Err(FsError::Panic))),
                 }
             }
-            reply(Err(FsError::Panic));
+            reply(logged(&fs, name, ino, Err(FsError::WaitedTooOften)));
         });
     }
 }
@@ -102,9 +107,15 @@ fn guard<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(op)).unwrap_or(Err(FsError::Panic))
 }
 
-/// The errno for the application; what it can't know is logged.
-fn errno(e: &FsError, op: &str, ino: INodeNo) -> Errno {
-    e.log(op, ino.0);
+/// Logs what the application can't know from the errno, with the stored path of the inode.
+fn logged<T>(fs: &Fs, name: &'static str, ino: INodeNo, done: Result<T>) -> Result<T> {
+    if let Err(e) = &done {
+        e.log(name, ino.0, || fs.stored_path(ino.0));
+    }
+    done
+}
+
+fn errno(e: &FsError) -> Errno {
     Errno::from_i32(e.errno())
 }
 
@@ -151,26 +162,26 @@ fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     })
 }
 
-fn reply_entry(reply: ReplyEntry, op: &str, parent: INodeNo, entry: Result<Entry>) {
+fn reply_entry(reply: ReplyEntry, entry: Result<Entry>) {
     match entry {
         Ok(entry) => reply.entry(&TTL, &file_attr(&entry.attr), Generation(entry.generation)),
-        Err(e) => reply.error(errno(&e, op, parent)),
+        Err(e) => reply.error(errno(&e)),
     }
 }
 
-fn reply_empty(reply: ReplyEmpty, op: &str, ino: INodeNo, done: Result<()>) {
+fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
     match done {
         Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e, op, ino)),
+        Err(e) => reply.error(errno(&e)),
     }
 }
 
-fn reply_xattr(reply: ReplyXattr, op: &str, ino: INodeNo, size: u32, value: Result<Vec<u8>>) {
+fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     match value {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
-        Err(e) => reply.error(errno(&e, op, ino)),
+        Err(e) => reply.error(errno(&e)),
     }
 }
 
@@ -195,7 +206,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, "lookup", parent, guard(|| self.fs.lookup(parent.0, name.as_bytes())));
+        reply_entry(reply, self.call("lookup", parent, |fs| fs.lookup(parent.0, name.as_bytes())));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -203,9 +214,9 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match guard(|| self.fs.getattr(ino.0)) {
+        match self.call("getattr", ino, |fs| fs.getattr(ino.0)) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e, "getattr", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
@@ -230,43 +241,47 @@ impl Filesystem for Adapter {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let caller = caller(req, 0);
         self.answer(
+            "setattr",
+            ino,
             move |fs, ready| fs.setattr(&caller, ino.0, &set, ready),
             move |attr| match attr {
                 Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-                Err(e) => reply.error(errno(&e, "setattr", ino)),
+                Err(e) => reply.error(errno(&e)),
             },
         );
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match guard(|| self.fs.readlink(ino.0)) {
+        match self.call("readlink", ino, |fs| fs.readlink(ino.0)) {
             Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(&e, "readlink", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let made = guard(|| self.fs.mknod(&caller(req, umask), parent.0, name.as_bytes(), mode, rdev));
-        reply_entry(reply, "mknod", parent, made);
+        let made =
+            self.call("mknod", parent, |fs| fs.mknod(&caller(req, umask), parent.0, name.as_bytes(), mode, rdev));
+        reply_entry(reply, made);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = guard(|| self.fs.mkdir(&caller(req, umask), parent.0, name.as_bytes(), mode));
-        reply_entry(reply, "mkdir", parent, made);
+        let made = self.call("mkdir", parent, |fs| fs.mkdir(&caller(req, umask), parent.0, name.as_bytes(), mode));
+        reply_entry(reply, made);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, "unlink", parent, guard(|| self.fs.unlink(parent.0, name.as_bytes())));
+        reply_empty(reply, self.call("unlink", parent, |fs| fs.unlink(parent.0, name.as_bytes())));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, "rmdir", parent, guard(|| self.fs.rmdir(parent.0, name.as_bytes())));
+        reply_empty(reply, self.call("rmdir", parent, |fs| fs.rmdir(parent.0, name.as_bytes())));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        let made = guard(|| self.fs.symlink(&caller(req, 0), parent.0, link_name.as_bytes(), target));
-        reply_entry(reply, "symlink", parent, made);
+        let made =
+            self.call("symlink", parent, |fs| fs.symlink(&caller(req, 0), parent.0, link_name.as_bytes(), target));
+        reply_entry(reply, made);
     }
 
     fn rename(
@@ -280,22 +295,25 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-        let done = guard(|| self.fs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags));
-        reply_empty(reply, "rename", parent, done);
+        let done = self
+            .call("rename", parent, |fs| fs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags));
+        reply_empty(reply, done);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let linked = guard(|| self.fs.link(ino.0, newparent.0, newname.as_bytes()));
-        reply_entry(reply, "link", ino, linked);
+        let linked = self.call("link", ino, |fs| fs.link(ino.0, newparent.0, newname.as_bytes()));
+        reply_entry(reply, linked);
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
         self.answer(
+            "open",
+            ino,
             move |fs, ready| fs.open(ino.0, write, ready),
             move |handle| match handle {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
-                Err(e) => reply.error(errno(&e, "open", ino)),
+                Err(e) => reply.error(errno(&e)),
             },
         );
     }
@@ -310,7 +328,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match guard(|| self.fs.create(&caller(req, umask), parent.0, name.as_bytes(), mode)) {
+        match self.call("create", parent, |fs| fs.create(&caller(req, umask), parent.0, name.as_bytes(), mode)) {
             Ok((entry, handle)) => reply.created(
                 &TTL,
                 &file_attr(&entry.attr),
@@ -318,7 +336,7 @@ impl Filesystem for Adapter {
                 FileHandle(handle),
                 FopenFlags::FOPEN_KEEP_CACHE,
             ),
-            Err(e) => reply.error(errno(&e, "create", parent)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
@@ -334,10 +352,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         // A panic drops the reply, which answers EIO.
-        let _ = guard(|| {
-            self.fs.read(fh.0, offset, size as usize, |data| match data {
+        let _ = self.call("read", ino, |fs| {
+            fs.read(fh.0, offset, size as usize, |data| match data {
                 Ok(data) => reply.data(data),
-                Err(e) => reply.error(errno(&e, "read", ino)),
+                Err(e) => reply.error(errno(&e)),
             });
             Ok(())
         });
@@ -359,12 +377,18 @@ impl Filesystem for Adapter {
         let len = data.len() as u32;
         let answer = move |done: Result<()>| match done {
             Ok(()) => reply.written(len),
-            Err(e) => reply.error(errno(&e, "write", ino)),
+            Err(e) => reply.error(errno(&e)),
         };
-        match guard(|| self.fs.write(fh.0, offset, data, drop_privileges, None)) {
+        match self.call("write", ino, |fs| fs.write(fh.0, offset, data, drop_privileges, None)) {
             Err(FsError::Wait(wait)) => {
                 let data = data.to_vec();
-                self.defer(wait, move |fs, ready| fs.write(fh.0, offset, &data, drop_privileges, ready), answer);
+                self.defer(
+                    "write",
+                    ino,
+                    wait,
+                    move |fs, ready| fs.write(fh.0, offset, &data, drop_privileges, ready),
+                    answer,
+                );
             }
             done => answer(done),
         }
@@ -386,35 +410,35 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, "release", ino, guard(|| self.fs.release(fh.0)));
+        reply_empty(reply, self.call("release", ino, |fs| fs.release(fh.0)));
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, "fsync", ino, guard(|| self.fs.fsync(fh.0)));
+        reply_empty(reply, self.call("fsync", ino, |fs| fs.fsync(fh.0)));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match guard(|| self.fs.opendir(ino.0)) {
+        match self.call("opendir", ino, |fs| fs.opendir(ino.0)) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(e) => reply.error(errno(&e, "opendir", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = guard(|| {
-            self.fs.readdir(fh.0, offset, |Listing { name, ino, kind, next, .. }| {
+        let listed = self.call("readdir", ino, |fs| {
+            fs.readdir(fh.0, offset, |Listing { name, ino, kind, next, .. }| {
                 reply.add(INodeNo(ino), next, file_type(kind), OsStr::from_bytes(name))
             })
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e, "readdir", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = guard(|| {
-            self.fs.readdir_plus(fh.0, offset, |Listing { name, ino, kind, next, entry }| {
+        let listed = self.call("readdirplus", ino, |fs| {
+            fs.readdir_plus(fh.0, offset, |Listing { name, ino, kind, next, entry }| {
                 // Node 0: a name without a look-up.
                 let (node, attr, generation) = match entry {
                     Some(entry) => (entry.attr.ino, file_attr(&entry.attr), entry.generation),
@@ -425,20 +449,20 @@ impl Filesystem for Adapter {
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e, "readdirplus", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
     fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        reply_empty(reply, "releasedir", ino, guard(|| self.fs.releasedir(fh.0)));
+        reply_empty(reply, self.call("releasedir", ino, |fs| fs.releasedir(fh.0)));
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, "fsyncdir", ino, guard(|| self.fs.fsyncdir(fh.0)));
+        reply_empty(reply, self.call("fsyncdir", ino, |fs| fs.fsyncdir(fh.0)));
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match guard(|| self.fs.statfs()) {
+        match self.call("statfs", ino, |fs| fs.statfs()) {
             Ok(s) => reply.statfs(
                 s.f_blocks,
                 s.f_bfree,
@@ -449,7 +473,7 @@ impl Filesystem for Adapter {
                 s.f_namemax as u32,
                 s.f_frsize as u32,
             ),
-            Err(e) => reply.error(errno(&e, "statfs", ino)),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
@@ -463,20 +487,20 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let done = guard(|| self.fs.setxattr(ino.0, name.as_bytes(), value, flags));
-        reply_empty(reply, "setxattr", ino, done);
+        let done = self.call("setxattr", ino, |fs| fs.setxattr(ino.0, name.as_bytes(), value, flags));
+        reply_empty(reply, done);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, "getxattr", ino, size, guard(|| self.fs.getxattr(ino.0, name.as_bytes())));
+        reply_xattr(reply, size, self.call("getxattr", ino, |fs| fs.getxattr(ino.0, name.as_bytes())));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, "listxattr", ino, size, guard(|| self.fs.listxattr(ino.0)));
+        reply_xattr(reply, size, self.call("listxattr", ino, |fs| fs.listxattr(ino.0)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, "removexattr", ino, guard(|| self.fs.removexattr(ino.0, name.as_bytes())));
+        reply_empty(reply, self.call("removexattr", ino, |fs| fs.removexattr(ino.0, name.as_bytes())));
     }
 
     fn fallocate(
@@ -498,8 +522,10 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         self.answer(
+            "fallocate",
+            ino,
             move |fs, ready| fs.fallocate(fh.0, offset, length, how, ready),
-            move |done| reply_empty(reply, "fallocate", ino, done),
+            move |done| reply_empty(reply, done),
         );
     }
 
@@ -509,14 +535,14 @@ impl Filesystem for Adapter {
         };
         let answer = move |found: Result<u64>| match found {
             Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(errno(&e, "lseek", ino)),
+            Err(e) => reply.error(errno(&e)),
         };
         if !self.fs.seek_waits(fh.0) {
-            return answer(guard(|| self.fs.seek(fh.0, off, data)));
+            return answer(self.call("lseek", ino, |fs| fs.seek(fh.0, off, data)));
         }
         // The kernel writes back while this waits, and the loops have to take what it writes.
         let fs = self.fs.clone();
-        self.runtime.spawn_blocking(move || answer(guard(|| fs.seek(fh.0, off, data))));
+        self.runtime.spawn_blocking(move || answer(logged(&fs, "lseek", ino, guard(|| fs.seek(fh.0, off, data)))));
     }
 
     fn copy_file_range(
@@ -535,10 +561,12 @@ impl Filesystem for Adapter {
         // The reply has 32 bits for the length.
         let len = len.min(1 << 30);
         self.answer(
+            "copy_file_range",
+            ino_in,
             move |fs, ready| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len, ready),
             move |done| match done {
                 Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(errno(&e, "copy_file_range", ino_in)),
+                Err(e) => reply.error(errno(&e)),
             },
         );
     }

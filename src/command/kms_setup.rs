@@ -31,6 +31,8 @@ impl KmsSetup {
     pub fn new(args: &KmsArgs, volume_id: &VolumeId) -> Outcome<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
+            // Operations that waited for a key run on these; each keeps buffers of some MiB while it lives.
+            .max_blocking_threads(32)
             .thread_name("kmsfs-kms")
             .enable_all()
             .build()

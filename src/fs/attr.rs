@@ -115,9 +115,13 @@ impl Fs {
 
     /// To 0 the stored file is emptied even if it can't be read: no key is needed for that.
     fn set_size(&self, inode: &Arc<Inode>, size: u64, ready: Option<&Ready>) -> Result<()> {
-        if size == 0 && inode.open.lock().is_none() {
-            let fd = backing::reopen(inode.fd.as_fd(), rustix::fs::OFlags::WRONLY)?;
-            return Ok(backing::set_len(fd.as_fd(), 0)?);
+        if size == 0 {
+            // The lock is held over the cut: nobody opens the file in between and keeps what was in it.
+            let open = inode.open.lock();
+            if open.is_none() {
+                let fd = backing::reopen(inode.fd.as_fd(), rustix::fs::OFlags::WRONLY)?;
+                return Ok(backing::set_len(fd.as_fd(), 0)?);
+            }
         }
         let file = self.open_shared(inode, true, ready)?;
         let key = if size > 0 { self.ensure_key(&file, ready) } else { Ok(()) };

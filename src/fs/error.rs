@@ -45,6 +45,8 @@ pub enum FsError {
     NoMarker,
     #[error("the directory's marker kmsfs.dir does not verify")]
     BadMarker,
+    #[error("a key was had and lost again several times")]
+    WaitedTooOften,
     #[error("a bug: the operation panicked")]
     Panic,
 }
@@ -68,19 +70,22 @@ impl FsError {
             Self::BadHandle => libc::EBADF,
             Self::ReadOnly => libc::EROFS,
             Self::OtherDevice => libc::EXDEV,
+            Self::WaitedTooOften => libc::ETIMEDOUT,
             Self::NoWrapping | Self::NoMarker | Self::BadMarker | Self::Panic => libc::EIO,
         }
     }
 
     /// Logs what the errno can't tell: damage, and everything about keys. Ordinary refusals of the backing (no such
-    /// entry, not empty, no right) are the application's to report.
-    pub fn log(&self, op: &str, ino: u64) {
+    /// entry, not empty, no right) are the application's to report. `path` gives where the file is stored.
+    pub fn log(&self, op: &str, ino: u64, path: impl FnOnce() -> String) {
         match self {
+            Self::Wait(_) => {}
             Self::Key(e) => {
                 let kms = e.kms();
                 tracing::error!(
                     op,
                     ino,
+                    stored = path(),
                     code = kms.and_then(|kms| kms.code()),
                     request_id = kms.and_then(|kms| kms.request_id()),
                     errno = self.errno(),
@@ -88,7 +93,7 @@ impl FsError {
                 );
             }
             _ if self.errno() == libc::EIO || matches!(self, Self::Content(ContentError::Exhausted)) => {
-                tracing::error!(op, ino, "{self}");
+                tracing::error!(op, ino, stored = path(), "{self}");
             }
             Self::Stale => tracing::info!(op, ino, "{self}"),
             _ => tracing::debug!(op, ino, errno = self.errno(), "{self}"),
