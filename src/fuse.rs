@@ -352,8 +352,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         // A panic drops the reply, which answers EIO.
-        let _ = self.call("read", ino, |fs| {
-            fs.read(fh.0, offset, size as usize, |data| match data {
+        let _ = guard(|| {
+            let fs = &self.fs;
+            fs.read(fh.0, offset, size as usize, |data| match logged(fs, "read", ino, data) {
                 Ok(data) => reply.data(data),
                 Err(e) => reply.error(errno(&e)),
             });
