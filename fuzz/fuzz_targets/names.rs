@@ -1,0 +1,20 @@
+//! Stored names, markers, symlink targets and xattrs as somebody may have put them into the backing directory.
+#![no_main]
+
+use kmsfs::crypto::Suite;
+use kmsfs::crypto::secret::SecretBytes;
+use kmsfs::format::derived::VolumeKeys;
+use kmsfs::format::volume::NameMode;
+use kmsfs::names::Names;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let keys = VolumeKeys::derive(Suite::Aes256Gcm, [3; 16], &SecretBytes::copy_of(&[1; 32]).expect("fits"));
+    let names = Names { mode: NameMode::Encrypted, name_max: 255, keys: &keys };
+    let _ = (names.listed(bytes), names.reveal(&[0; 16], bytes), names.read_marker(bytes));
+    let _ = (names.reveal_target(bytes), names.reveal_xattr_name(bytes), names.reveal_xattr_value(b"user.x", bytes));
+    if let Ok(stored) = names.store(&[0; 16], bytes) {
+        let (kmsfs::names::StoredName::Short(whole) | kmsfs::names::StoredName::Long { whole, .. }) = stored;
+        assert_eq!(names.reveal(&[0; 16], &whole).as_deref(), Ok(bytes));
+    }
+});
