@@ -323,6 +323,12 @@ pub fn set_thread_umask(umask: u32) -> bool {
     true
 }
 
+/// How many descriptors this process may have.
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| limit as usize)
+}
+
 /// The path that a descriptor has now.
 pub fn path_of(fd: BorrowedFd<'_>) -> Option<std::path::PathBuf> {
     std::fs::read_link(proc_path(fd)).ok()

@@ -7,6 +7,7 @@
 mod holes;
 mod io;
 mod pages;
+mod resize;
 mod skipmap;
 mod write;
 
@@ -255,6 +256,8 @@ impl Content {
             content.cut_unreadable_end(record.synced);
         }
         if writable && (content.size != record.size || stored != stored_len(content.size)) {
+            let volume = content.volume.clone();
+            let _change = volume.sessions.change();
             tracing::warn!(
                 recorded = record.size,
                 size = content.size,
@@ -338,6 +341,8 @@ impl Content {
 
     /// At the last close of a file that is open for writing: the record says what is known.
     pub fn close(&mut self) -> Result<()> {
+        let volume = self.volume.clone();
+        let _change = volume.sessions.change();
         if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
             self.write_record()?;
         }

@@ -1,12 +1,12 @@
 //! What is on disk for sure: sessions, barriers, durability (`docs/FORMAT.md` sections 6 and 8).
 //!
 //! A change of a stored file has a *first* and a *second half* with a barrier between; [`Durability`] says whether the
-//! second half waits for one. Lock order: a file's content lock, then [`Sessions`]' own lock.
+//! second half waits for one. Lock order: a file's content lock, then [`Sessions::change`], then the list of sessions.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::io::Errno;
 
 use crate::backing;
@@ -48,6 +48,9 @@ pub struct Sessions {
     root: OwnedFd,
     key: MacKey,
     inner: Mutex<Inner>,
+    /// Held shared by every change of a stored file: a rotation waits until no change is under way that has taken the
+    /// old number and not issued its record.
+    changes: RwLock<()>,
     /// Something was written since the last rotation.
     wrote: AtomicBool,
 }
@@ -75,6 +78,7 @@ impl Sessions {
             root: root.try_clone_to_owned().map_err(|_| StateError::Io(Errno::MFILE))?,
             key,
             inner: Mutex::new(Inner { state, own: Vec::new() }),
+            changes: RwLock::new(()),
             wrote: AtomicBool::new(false),
         })
     }
@@ -94,6 +98,11 @@ impl Sessions {
             backing::syncfs(self.root.as_fd()).map_err(StateError::Io)?;
         }
         Ok(crashed)
+    }
+
+    /// To be held from before [`Self::current`] is asked until the record with that number is issued. May be nested.
+    pub fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.changes.read_recursive()
     }
 
     /// The number that records carry now; 0 for a read-only mount, which writes none.
@@ -136,7 +145,8 @@ impl Sessions {
             }
             self.enter(&mut inner)?;
         }
-        // Not under the lock: writers go on, with the new number.
+        drop(self.changes.write());
+        // Not under the locks: writers go on, with the new number.
         backing::syncfs(self.root.as_fd()).map_err(StateError::Io)?;
         let mut inner = self.inner.lock();
         let current = inner.own.pop().expect("enter() added one");

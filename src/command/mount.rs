@@ -108,7 +108,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys, root, fs_options)
         .or_exit(Exit::Volume, "cannot open the volume")?;
     let fs = Arc::new(fs);
-    let serving = session::mount(
+    let mounted = session::mount(
         Adapter::new(fs.clone(), kms.runtime.handle().clone()),
         &MountOptions {
             mountpoint: args.mountpoint.clone(),
@@ -119,7 +119,12 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
             loops: if args.loops > 0 { args.loops.into() } else { settings.fuse_loops.unwrap_or(0) },
         },
     )
-    .or_exit(Exit::Mount, "cannot mount")?;
+    .or_exit(Exit::Mount, "cannot mount");
+    if mounted.is_err() {
+        // Nothing was written: the session need not count as crashed.
+        fs.end();
+    }
+    let serving = mounted?;
     let notifier = serving.notifier();
     fs.set_invalidate(Box::new(move |ino| {
         // From the first byte to the end: what is dirty is written back before it is dropped.

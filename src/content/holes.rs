@@ -10,6 +10,8 @@ impl Content {
     /// Makes `off..off + len` read as zeros, without changing the size: whole blocks become holes and give their space
     /// back, edges are overwritten.
     pub fn punch(&mut self, off: u64, len: u64, scratch: &mut Scratch) -> Result<()> {
+        let volume = self.volume.clone();
+        let _change = volume.sessions.change();
         let end = off.saturating_add(len).min(self.size);
         if off >= end {
             return Ok(());

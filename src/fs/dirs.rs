@@ -56,9 +56,9 @@ impl Fs {
         let dir = self.handles.dir(handle)?;
         self.list(handle, position, |stored, listing| {
             let mut listing = listing;
-            let special = matches!(listing.name, b"." | b"..");
-            // What can't be looked up any more is listed by name alone.
-            listing.entry = if special { None } else { self.look_up_stored(&dir.inode, stored).ok() };
+            let by_name = matches!(listing.name, b"." | b"..") || self.inodes.is_crowded();
+            // What can't be looked up any more is listed by name alone too.
+            listing.entry = if by_name { None } else { self.look_up_stored(&dir.inode, stored).ok() };
             let looked_up = listing.entry.as_ref().map(|entry| entry.attr.ino);
             let full = add(listing);
             if full && let Some(ino) = looked_up {

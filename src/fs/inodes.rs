@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FileType, Stat};
@@ -112,6 +112,8 @@ struct Known {
 pub struct Inodes {
     shards: [RwLock<HashMap<u64, Known>>; SHARDS],
     root: Arc<Inode>,
+    known: AtomicUsize,
+    crowded: usize,
     /// Of inodes that the kernel had to be told anew, also after it forgot them.
     corrections: Mutex<HashMap<u64, Correction>>,
     /// The backing directory's own number and file system.
@@ -126,6 +128,8 @@ impl Inodes {
         Ok(Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             root: inode,
+            known: AtomicUsize::new(0),
+            crowded: backing::descriptor_limit() / 2,
             corrections: Mutex::default(),
             root_ino: stat.st_ino,
             dev: stat.st_dev,
@@ -158,6 +162,7 @@ impl Inodes {
         let known = shard.entry(id).or_insert_with(|| {
             let correction = self.corrections.lock().get(&id).copied().unwrap_or_default();
             let kind = FileType::from_raw_mode(stat.st_mode);
+            self.known.fetch_add(1, Ordering::Relaxed);
             Known { inode: Arc::new(Inode::new(id, Arc::new(fd), kind, correction)), lookups: 0 }
         });
         known.lookups += 1;
@@ -182,6 +187,7 @@ impl Inodes {
             known.lookups = known.lookups.saturating_sub(lookups);
             if known.lookups == 0 {
                 let gone = shard.remove(&id);
+                self.known.fetch_sub(1, Ordering::Relaxed);
                 // Its descriptor is closed outside the lock.
                 drop(shard);
                 drop(gone);
@@ -189,12 +195,9 @@ impl Inodes {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether descriptors are becoming short: then a listing looks nothing up that nobody asked for.
+    pub fn is_crowded(&self) -> bool {
+        self.known.load(Ordering::Relaxed) >= self.crowded
     }
 
     fn shard(&self, id: u64) -> &RwLock<HashMap<u64, Known>> {
