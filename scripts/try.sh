@@ -63,7 +63,7 @@ is stored encrypted in
     $vault
 
 Copy something in:        cp -a /etc/services "$files/"
-Look at the ciphertext:   ls -la "$vault"; hexdump -C "$vault"/[!k]* | less
+Look at the ciphertext:   ls -la "$vault"; od -A d -t x1z "$vault"/[!k]* | less
 What the volume is:       $bin info "$vault"
 Unmount:                  $bin umount "$files"
 Mount again:              $bin mount --dev "$vault" "$files"
