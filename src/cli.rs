@@ -61,8 +61,8 @@ pub struct Init {
     #[arg(long)]
     pub plain_names: bool,
     /// How many files, made in a row, share one KMS data key: fewer calls of the KMS.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub files_per_data_key: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub files_per_data_key: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -156,7 +156,7 @@ impl Config {
     pub fn ctyun(&self) -> Result<CtyunConfig, ConfigError> {
         let endpoint = self.kms.endpoint.as_ref().ok_or(ConfigError::Missing {
             what: "KMS endpoint",
-            how: "--kms-endpoint, KMSFS_KMS_ENDPOINT or kms.endpoint in the configuration file",
+            how: "--kms, KMSFS_KMS_ENDPOINT or kms.endpoint in the configuration file",
         })?;
         let credentials = self.kms.credentials.as_ref().ok_or(ConfigError::Missing {
             what: "access key for the KMS",
@@ -183,7 +183,7 @@ impl Config {
     pub fn key_id(&self) -> Result<&str, ConfigError> {
         self.kms.key_id.as_deref().ok_or(ConfigError::Missing {
             what: "KMS key",
-            how: "--kms-key-id, KMSFS_KMS_KEY_ID or kms.key_id in the configuration file",
+            how: "--key-id, KMSFS_KMS_KEY_ID or kms.key_id in the configuration file",
         })
     }
 
@@ -192,7 +192,7 @@ impl Config {
     pub fn keys_config(&self, key_id: &str, spec: KeySpec) -> Result<KeysConfig, ConfigError> {
         if let Some(allowed) = &self.kms.allowed_key_ids
             && !key_id.starts_with("alias/")
-            && !allowed.iter().any(|id| id.eq_ignore_ascii_case(key_id))
+            && !allowed.iter().chain(&self.kms.key_id).any(|id| id.eq_ignore_ascii_case(key_id))
         {
             let what = format!("the volume's own KMS key {key_id:?} is not in the list");
             return Err(ConfigError::Value { field: "allowed_key_ids", origin: "with this volume".to_owned(), what });

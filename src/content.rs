@@ -335,8 +335,10 @@ impl Content {
     }
 
     pub fn end_sync(&mut self, sync: &Sync) {
-        self.synced = sync.recorded.min(self.recorded);
-        self.cuts_synced = sync.cuts;
+        if self.cuts == sync.cuts {
+            self.synced = sync.recorded.min(self.recorded);
+        }
+        self.cuts_synced = self.cuts_synced.max(sync.cuts);
     }
 
     /// At the last close of a file that is open for writing: the record says what is known.

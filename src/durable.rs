@@ -102,12 +102,12 @@ impl Sessions {
 
     /// To be held from before [`Self::current`] is asked until the record with that number is issued. May be nested.
     pub fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.wrote.store(true, Ordering::Relaxed);
         self.changes.read_recursive()
     }
 
     /// The number that records carry now; 0 for a read-only mount, which writes none.
     pub fn current(&self) -> u32 {
-        self.wrote.store(true, Ordering::Relaxed);
         self.inner.lock().own.last().copied().unwrap_or(0)
     }
 
@@ -234,7 +234,9 @@ mod tests {
         let (_dir, root) = volume();
         let sessions = open(&root);
         sessions.begin().expect("begins");
+        let change = sessions.change();
         let old = sessions.current();
+        drop(change);
         sessions.rotate().expect("rotates");
         assert_ne!(sessions.current(), old);
         let reader = open(&root);

@@ -100,7 +100,7 @@ impl Fs {
     /// The clean end: open files are closed, everything is durable, the session leaves the list.
     pub fn end(&self) {
         for file in self.handles.take_all() {
-            if let Err(e) = file.content.write().close() {
+            if let Err(e) = file.close() {
                 tracing::error!(ino = file.inode.id, "closing a file at the end of the mount: {e}");
             }
         }

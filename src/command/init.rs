@@ -49,7 +49,7 @@ pub fn run(args: &Init) -> Outcome {
         names: if args.plain_names { NameMode::Plain } else { NameMode::Encrypted },
         name_max,
         kms: VolumeKms { provider: PROVIDER.into(), key_id: key_id.clone() },
-        files_per_data_key: args.files_per_data_key,
+        files_per_data_key: args.files_per_data_key.or(kms.files_per_data_key()).unwrap_or(1),
         wrappings: vec![VolumeWrapping {
             provider: PROVIDER.into(),
             key_id: generated.wrapped.key_id,

@@ -121,6 +121,11 @@ impl KmsSetup {
         Ok(keys)
     }
 
+    /// What the configuration says of new volumes.
+    pub fn files_per_data_key(&self) -> Option<u32> {
+        self.config.as_ref().and_then(|config| config.keys.files_per_data_key)
+    }
+
     /// The CMK for a new volume: the configured one, or one made for the purpose.
     pub fn key_for_new_volume(&self, suite: Suite) -> Outcome<String> {
         match &self.config {

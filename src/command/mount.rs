@@ -89,25 +89,22 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
         let hint = " (to go on without it, give --reset-state: files that a crash cut are errors then)";
         super::Failure { exit: Exit::Volume, error: anyhow::anyhow!("{e}{hint}") }
     })?;
-    if !options.read_only {
-        let crashed = sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
-        if crashed > 0 {
-            tracing::warn!(crashed, "earlier mounts of this volume did not end cleanly");
-        }
-    }
     let settings = kms.config.as_ref().map(|config| config.mount.clone()).unwrap_or_default();
     if settings.durability == Some(crate::config::Durability::Safe) {
         return fail(Exit::Config, "mount.durability = \"safe\" is not in this version: see docs/DESIGN.md");
     }
     let shared = Arc::new(content::Volume { keys: volume_keys, sessions, durability: Durability::Fast });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
-    if !options.read_only {
-        keys.warm_pool();
-    }
     let fs_options = FsOptions { read_only: options.read_only, change_owner: rustix::process::geteuid().is_root() };
-    let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys, root, fs_options)
+    let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys.clone(), root, fs_options)
         .or_exit(Exit::Volume, "cannot open the volume")?;
     let fs = Arc::new(fs);
+    if !options.read_only {
+        let crashed = shared.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
+        if crashed > 0 {
+            tracing::warn!(crashed, "earlier mounts of this volume did not end cleanly");
+        }
+    }
     let mounted = session::mount(
         Adapter::new(fs.clone(), kms.runtime.handle().clone()),
         &MountOptions {
@@ -125,6 +122,9 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
         fs.end();
     }
     let serving = mounted?;
+    if !options.read_only {
+        keys.warm_pool();
+    }
     let notifier = serving.notifier();
     fs.set_invalidate(Box::new(move |ino| {
         // From the first byte to the end: what is dirty is written back before it is dropped.

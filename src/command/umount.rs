@@ -20,6 +20,8 @@ pub fn run(args: &Umount) -> Outcome {
     let Some(source) = source_of(path) else {
         return fail(Exit::Usage, format!("{} is not a kmsfs mount", path.display()));
     };
+    let lock = source.join(LOCK_FILE);
+    let holders = super::volume::pids_with(&lock);
     session::unmount(path).map_err(|e| {
         let hint = if e.raw_os_error() == Some(libc::EBUSY) {
             " (some program has a file open there or works in it: see `fuser -vm`)"
@@ -28,22 +30,29 @@ pub fn run(args: &Umount) -> Outcome {
         };
         super::Failure { exit: Exit::InUse, error: anyhow::anyhow!("cannot unmount {}: {e}{hint}", path.display()) }
     })?;
-    wait_for_daemon(&source)
+    wait_for_daemon(&source, &lock, &holders)
 }
 
-/// The lock is free once the daemon has ended its session.
-fn wait_for_daemon(source: &Path) -> Outcome {
+/// The daemon has ended when nobody holds the lock, or one of those who held it is gone: read-only mounts share it.
+fn wait_for_daemon(source: &Path, lock: &Path, holders: &[u32]) -> Outcome {
     let Ok(root) = backing::open_root(source) else { return Ok(()) };
     let Ok(file) = backing::open_lock_file(root.as_fd(), LOCK_FILE, true) else { return Ok(()) };
     let until = Instant::now() + PATIENCE;
-    // A shared lock suffices to know that nobody holds it exclusively.
-    while !backing::try_lock(file.as_fd(), false).or_exit(Exit::Other, "cannot see whether the daemon has ended")? {
+    loop {
+        let left = super::volume::pids_with(lock);
+        if holders.iter().any(|pid| !left.contains(pid)) {
+            return Ok(());
+        }
+        // A shared lock suffices to know that nobody holds it exclusively; who else reads can't be told apart.
+        let free = backing::try_lock(file.as_fd(), false);
+        if holders.is_empty() && free.or_exit(Exit::Other, "cannot see whether the daemon has ended")? {
+            return Ok(());
+        }
         if Instant::now() > until {
             return fail(Exit::Other, "unmounted, but the daemon has not ended yet: its log says what it waits for");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }
 
 /// The backing directory of the kmsfs mount at `path`, the last one if several lie there.

@@ -89,22 +89,23 @@ pub fn lock(root: &OwnedFd, backing_dir: &Path, read_only: bool) -> Outcome<Owne
     fail(Exit::InUse, format!("the volume {} is in use by {who}", backing_dir.display()))
 }
 
-/// Processes that have `path` open, as far as this one may look.
+/// Processes that have `path` open, named for a person, as far as this one may look.
 fn holders_of(path: &Path) -> Vec<String> {
+    let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pids_with(path).iter().map(|pid| format!("process {pid} ({})", name(pid).trim())).collect()
+}
+
+/// Other processes that have `path` open, as far as this one may look.
+pub fn pids_with(path: &Path) -> Vec<u32> {
     let Ok(path) = path.canonicalize() else { return Vec::new() };
-    let own = std::process::id().to_string();
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut found = Vec::new();
-    for process in processes.flatten() {
-        let pid = process.file_name().to_string_lossy().into_owned();
-        if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        if fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path)) {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            found.push(format!("process {pid} ({})", name.trim()));
-        }
-    }
-    found
+    let pids = processes.flatten().filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            fds.is_ok_and(|fds| {
+                fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path))
+            })
+        })
+        .collect()
 }

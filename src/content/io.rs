@@ -192,7 +192,12 @@ impl Content {
                     backing::read_at(self.file.as_fd(), page, data_page(block) * BLOCK)?;
                     let key = keys.block_key(version.meta.epoch);
                     block::open_block(&key, block, version, page).map_err(|_| ContentError::Block { block })?;
-                    tracing::warn!(block, "a block reads as its previous version: its newer one does not verify");
+                    let stored = backing::path_of(self.file.as_fd());
+                    tracing::warn!(
+                        block,
+                        ?stored,
+                        "a block reads as its previous version: its newer one does not verify"
+                    );
                 }
                 Shape::Invalid => return Err(ContentError::Slot { block }),
             }

@@ -33,30 +33,32 @@ impl Content {
         }
         let keys = self.keys.as_ref()?;
         let key = keys.current.clone();
+        // First every guess, then the seals: none is made in vain because a page is missing half-way.
+        let guesses: Vec<u8> = full.clone().map(|block| self.guess_seq(block)).collect::<Option<_>>()?;
         let mut nonces = Nonces::for_request();
         let all = off / BLOCK;
         let buf = scratch.sealed((blocks(end) - all) as usize * BLOCK_LEN);
-        let mut versions = Vec::with_capacity((full.end - full.start) as usize);
-        let present = blocks(self.size);
-        for block in full {
-            let seq = if block >= present {
-                0
-            } else {
-                let page = self.pages.cached(slot_place(block).0)?;
-                let slot = slot_in(&page, block);
-                match slot.shape() {
-                    Shape::Data { newer, .. } => {
-                        slot.version(newer).expect("the shape named it").meta.seq.wrapping_add(1)
-                    }
-                    _ => 0,
-                }
-            };
+        let mut versions = Vec::with_capacity(guesses.len());
+        for (block, seq) in full.zip(guesses) {
             let meta = Meta { epoch: keys.epoch, kind: Kind::Data, seq };
             let page = &mut buf[(block - all) as usize * BLOCK_LEN..][..BLOCK_LEN];
             page.copy_from_slice(&data[(block * BLOCK - off) as usize..][..BLOCK_LEN]);
             versions.push(block::seal_block(&key, block, meta, &mut nonces, page));
         }
         Some(Sealed { first, versions })
+    }
+
+    /// The seq that the next version of `block` will have, as far as the cached slots tell.
+    fn guess_seq(&self, block: u64) -> Option<u8> {
+        if block >= blocks(self.size) {
+            return Some(0);
+        }
+        let page = self.pages.cached(slot_place(block).0)?;
+        let slot = slot_in(&page, block);
+        Some(match slot.shape() {
+            Shape::Data { newer, .. } => slot.version(newer).expect("the shape named it").meta.seq.wrapping_add(1),
+            _ => 0,
+        })
     }
 
     /// Writes `data` at `off`. After an error the file reads as before, or as after in whole blocks of the range.
@@ -72,13 +74,51 @@ impl Content {
             return Ok(());
         }
         self.keys()?;
+        if let Some(sealed) = &sealed {
+            self.reserve_seals(sealed.versions.len() as u64)?;
+        }
+        let mut off = off;
+        let mut data = data;
+        let mut sealed = sealed;
+        while let Some(boundary) = self.kind_boundary(off / BLOCK, (end - 1) / BLOCK)? {
+            let (head, tail) = data.split_at((boundary * BLOCK - off) as usize);
+            // What was sealed ahead lies in the buffer at the whole request's places.
+            sealed = None;
+            self.write_run(off, head, scratch, None)?;
+            (off, data) = (boundary * BLOCK, tail);
+        }
+        self.write_run(off, data, scratch, sealed)
+    }
+
+    /// Where blocks inside the file change between such with data, whose slots are written before their pages, and
+    /// such without, whose pages go first: one call to the backing has only one kind.
+    fn kind_boundary(&mut self, first: u64, last: u64) -> Result<Option<u64>> {
+        let inside = blocks(self.size.min(self.recorded));
+        let (mut block, end) = (first, (last + 1).min(inside));
+        let mut kind = None;
+        while block < end {
+            let page = self.pages.load(slot_place(block).0, self.file.as_fd())?;
+            for block in block..layout::slot_page_blocks(block).end.min(end) {
+                let data = matches!(slot_in(&page, block).shape(), Shape::Data { .. });
+                if *kind.get_or_insert(data) != data {
+                    return Ok(Some(block));
+                }
+            }
+            block = layout::slot_page_blocks(block).end;
+        }
+        Ok(None)
+    }
+
+    fn write_run(&mut self, off: u64, data: &[u8], scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
+        let end = off + data.len() as u64;
         let (first, last) = (off / BLOCK, (end - 1) / BLOCK);
         let edges = self.edges(off, data, end, scratch)?;
         let new_size = end.max(self.size);
         if new_size > self.size {
             self.before_growth(scratch)?;
         }
-        self.reserve_seals(last - first + 1)?;
+        let ahead = sealed.as_ref().map_or(0, |sealed| sealed.versions.len() as u64);
+        self.reserve_seals((last - first + 1).saturating_sub(ahead))?;
         let written = self.issue(off, data, first..last + 1, new_size, &edges, scratch, sealed);
         if written.is_err() {
             self.after_failure();
@@ -217,6 +257,7 @@ impl Content {
         let (key, epoch) = (keys.current.clone(), keys.epoch);
         let len = (range.end - range.start) as usize * BLOCK_LEN;
         let mut overwrites = false;
+        let mut again = 0;
         for block in range.clone() {
             let (number, at) = slot_place(block);
             let slot = Slot::from_bytes(&self.pages.load(number, self.file.as_fd())?[at..at + SLOT_LEN]);
@@ -238,6 +279,7 @@ impl Content {
             let version = match ahead {
                 Some(version) => *version,
                 None => {
+                    again += u32::from(sealed.is_some() && edge.is_none());
                     let page = &mut scratch.sealed(len)[(block - range.start) as usize * BLOCK_LEN..][..BLOCK_LEN];
                     match edge {
                         Some((_, plain)) => page.copy_from_slice(plain),
@@ -256,6 +298,8 @@ impl Content {
                 self.good.insert(block, half);
             }
         }
+        // Blocks whose guess was wrong were sealed twice.
+        self.seals = self.seals.saturating_add(again);
         Ok(overwrites)
     }
 
@@ -401,6 +445,7 @@ impl Content {
         self.record_stale = false;
         self.tail_zero = Some(true);
         self.slots_behind = false;
+        self.cuts += 1;
         self.cuts_synced = self.cuts;
         self.good.clear();
         self.pages.clear();

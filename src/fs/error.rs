@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use crate::content::ContentError;
 use crate::keys::KeyError;
-use crate::kms::WrappedKey;
+use crate::kms::{KmsError, WrappedKey};
 use crate::names::NameError;
 
 pub type Result<T> = std::result::Result<T, FsError>;
@@ -121,13 +121,15 @@ fn content_errno(e: &ContentError) -> i32 {
 }
 
 /// "The service said no" is EACCES, "what was wrapped is gone" ENOKEY, "could not ask" ETIMEDOUT: the first two don't
-/// change by waiting. A throttled or failing service was asked until the deadline, so it counts as not asked.
+/// change by waiting. A throttled or failing service was asked until the deadline, so it counts as not asked; so does
+/// an answer that is none of the service's, as a proxy gives. A clock that is wrong is a refused signature.
 fn key_errno(e: &KeyError) -> i32 {
-    if e.is_denied() {
+    let kms = e.kms();
+    if e.is_denied() || kms.is_some_and(KmsError::is_clock_skew) {
         libc::EACCES
     } else if e.is_gone() {
         libc::ENOKEY
-    } else if e.is_unreachable() || e.is_outage() {
+    } else if e.is_unreachable() || e.is_outage() || matches!(kms, Some(KmsError::BadResponse { .. })) {
         libc::ETIMEDOUT
     } else {
         // A wrapped key that the service does not accept, an answer that can't be used: damage, or somebody lies.

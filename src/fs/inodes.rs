@@ -169,12 +169,12 @@ impl Inodes {
         Ok(known.inode.clone())
     }
 
-    /// The kernel was told a wrong size: a file of `stored` bytes has `size`. The next look-up tells it so, under another
-    /// generation; until then [`Inode::is_stale`].
-    pub fn correct(&self, inode: &Inode, stored: u64, size: u64) {
+    /// The kernel was told a wrong size; where the file was not set right, a file of that stored length has that size.
+    /// The next look-up tells it so, under another generation; until then [`Inode::is_stale`].
+    pub fn correct(&self, inode: &Inode, size: Option<(u64, u64)>) {
         let mut correction = inode.correction.lock();
         correction.generation += 1;
-        correction.size = Some((stored, size));
+        correction.size = size;
         self.corrections.lock().insert(inode.id, *correction);
     }
 

@@ -299,6 +299,10 @@ impl Fs {
             dir.id = Some(id);
             return Ok(id);
         }
+        if self.has_entries(&parent.fd)? {
+            // A new id would make them all foreign.
+            return Err(FsError::NoMarker);
+        }
         let (id, target) = self.names().new_marker();
         match backing::symlink(&target, parent.fd.as_fd(), MARKER) {
             Ok(()) => {

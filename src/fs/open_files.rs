@@ -43,6 +43,14 @@ impl OpenFile {
     pub fn size(&self) -> u64 {
         self.content.read().size()
     }
+
+    /// The record says what is known; nothing is written through a descriptor that only reads.
+    pub fn close(&self) -> Result<()> {
+        if self.writable.load(Ordering::Relaxed) {
+            self.content.write().close()?;
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -93,7 +101,7 @@ impl Fs {
                 // Exposed: content derives its keys from it.
                 let content = Content::open(self.volume.clone(), fd, writable, *keyed, key.secret())?;
                 if content.size() != said {
-                    self.inodes.correct(inode, stored, content.size());
+                    self.inodes.correct(inode, (!writable).then_some((stored, content.size())));
                     return Err(FsError::Stale);
                 }
                 content
@@ -125,10 +133,7 @@ impl Fs {
             return Ok(());
         }
         *open = None;
-        if file.writable.load(Ordering::Relaxed) {
-            file.content.write().close()?;
-        }
-        Ok(())
+        file.close()
     }
 
     /// Gives an empty file its data key: the one that was waited for, or one from the pool.
