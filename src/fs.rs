@@ -8,6 +8,7 @@
 //! kernel in front.
 
 pub mod attr;
+mod descriptors;
 pub mod dirs;
 pub mod error;
 pub mod file_ops;
@@ -111,7 +112,7 @@ impl Fs {
 
     /// Where an inode is stored, for the log: the path of its descriptor, under the stored names.
     pub fn stored_path(&self, id: u64) -> String {
-        let path = self.inodes.find(id).and_then(|inode| crate::backing::path_of(inode.fd.as_fd()));
+        let path = self.inodes.find(id).and_then(|inode| crate::backing::path_of(inode.fd().ok()?.as_fd()));
         path.map_or_else(|| "unknown".to_owned(), |path| path.display().to_string())
     }
 
@@ -130,7 +131,7 @@ impl Fs {
     /// Free space and name lengths of the backing, as a mount of plaintext has them.
     pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
         let root = self.inode(ROOT)?;
-        let mut stat = crate::backing::statvfs(root.fd.as_fd())?;
+        let mut stat = crate::backing::statvfs(root.fd()?.as_fd())?;
         stat.f_namemax = match self.mode {
             NameMode::Encrypted => crate::names::NAME_MAX as u64,
             NameMode::Plain => self.name_max as u64,

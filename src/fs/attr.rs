@@ -101,14 +101,14 @@ impl Fs {
             }
         }
         if set.uid.is_some() || set.gid.is_some() {
-            backing::chown(inode.fd.as_fd(), set.uid, set.gid)?;
+            backing::chown(inode.fd()?.as_fd(), set.uid, set.gid)?;
         }
         if let Some(mode) = set.mode {
-            backing::chmod(inode.fd.as_fd(), mode)?;
+            backing::chmod(inode.fd()?.as_fd(), mode)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
-            backing::set_times(inode.fd.as_fd(), &times)?;
+            backing::set_times(inode.fd()?.as_fd(), &times)?;
         }
         Ok(self.attr(&inode, &inode.stat()?))
     }
@@ -119,7 +119,7 @@ impl Fs {
             // The lock is held over the cut: nobody opens the file in between and keeps what was in it.
             let open = inode.open.lock();
             if open.is_none() {
-                let fd = backing::reopen(inode.fd.as_fd(), rustix::fs::OFlags::WRONLY)?;
+                let fd = backing::reopen(inode.fd()?.as_fd(), rustix::fs::OFlags::WRONLY)?;
                 return Ok(backing::set_len(fd.as_fd(), 0)?);
             }
         }
@@ -135,7 +135,7 @@ impl Fs {
         let mode = inode.stat()?.st_mode;
         let drop = if mode & 0o010 != 0 { SUID_SGID } else { 0o4000 };
         if inode.kind == FileType::RegularFile && mode & drop != 0 {
-            backing::chmod(inode.fd.as_fd(), mode & !drop)?;
+            backing::chmod(inode.fd()?.as_fd(), mode & !drop)?;
         }
         Ok(())
     }

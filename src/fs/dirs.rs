@@ -29,7 +29,7 @@ pub struct Listing<'a> {
 impl Fs {
     pub fn opendir(&self, id: u64) -> Result<u64> {
         let inode = self.inode(id)?;
-        let fd = backing::open_dir(inode.fd.as_fd())?;
+        let fd = backing::open_dir(inode.fd()?.as_fd())?;
         Ok(self.handles.add_dir(DirHandle { inode, fd, buf: Vec::with_capacity(LIST_BUF).into() }))
     }
 
@@ -56,9 +56,9 @@ impl Fs {
         let dir = self.handles.dir(handle)?;
         self.list(handle, position, |stored, listing| {
             let mut listing = listing;
-            let by_name = matches!(listing.name, b"." | b"..") || self.inodes.is_crowded();
-            // What can't be looked up any more is listed by name alone too.
-            listing.entry = if by_name { None } else { self.look_up_stored(&dir.inode, stored).ok() };
+            let special = matches!(listing.name, b"." | b"..");
+            // What can't be looked up any more is listed by name alone.
+            listing.entry = if special { None } else { self.look_up_stored(&dir.inode, stored).ok() };
             let looked_up = listing.entry.as_ref().map(|entry| entry.attr.ino);
             let full = add(listing);
             if full && let Some(ino) = looked_up {
@@ -101,7 +101,7 @@ impl Fs {
         let whole = match names.listed(entry) {
             Listed::Own => return Ok(None),
             Listed::Stored(whole) => whole,
-            Listed::Long { link } => match backing::read_link(dir.fd.as_fd(), &link) {
+            Listed::Long { link } => match backing::read_link(dir.fd()?.as_fd(), &link) {
                 Ok(whole) if names.long_entry_matches(entry, &whole) => {
                     long = whole;
                     &long[..]

@@ -137,7 +137,7 @@ impl Fs {
     fn sync_names(&self, dir: &Inode) -> Result<()> {
         let mut state = dir.dir.lock();
         if state.unsynced {
-            backing::sync_dir(dir.fd.as_fd())?;
+            backing::sync_dir(dir.fd()?.as_fd())?;
             state.unsynced = false;
         }
         Ok(())

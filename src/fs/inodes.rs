@@ -1,17 +1,20 @@
-//! The table of inodes that the kernel knows: one descriptor each, held until the kernel forgets it.
+//! The table of inodes that the kernel knows: a descriptor each, held until the kernel forgets it or descriptors become
+//! short. An inode that gave its descriptor up is opened again where it was found last.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 
 use crate::backing;
 use crate::format::layout::plain_len;
 use crate::names::DirId;
 
+use super::descriptors::{Descriptors, GaveUp};
 use super::open_files::OpenFile;
 use super::{FsError, ROOT, Result};
 
@@ -40,9 +43,17 @@ struct Correction {
 pub struct Inode {
     /// The kernel's number, which is also `st_ino`.
     pub id: u64,
-    /// O_PATH, or the descriptor that created the file.
-    pub fd: Arc<OwnedFd>,
     pub kind: FileType,
+    /// O_PATH, or the descriptor that created the file.
+    fd: Mutex<Option<Arc<OwnedFd>>>,
+    /// Used since [`Descriptors`] looked last.
+    used: AtomicBool,
+    /// The directory and the stored name under which it was found last.
+    found: Mutex<Option<(Arc<Inode>, Vec<u8>)>>,
+    /// Its last name was removed while it held no descriptor: its number may belong to another file by now.
+    dead: AtomicBool,
+    descriptors: Arc<Descriptors>,
+    me: Weak<Inode>,
     correction: Mutex<Correction>,
     /// The generation that the last look-up gave to the kernel.
     told: AtomicU64,
@@ -55,16 +66,93 @@ pub struct Inode {
 }
 
 impl Inode {
-    fn new(id: u64, fd: Arc<OwnedFd>, kind: FileType, correction: Correction) -> Self {
-        Self {
+    fn new(
+        id: u64,
+        kind: FileType,
+        fd: Arc<OwnedFd>,
+        correction: Correction,
+        descriptors: Arc<Descriptors>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             id,
-            fd,
             kind,
+            fd: Mutex::new(Some(fd)),
+            used: AtomicBool::new(true),
+            found: Mutex::default(),
+            dead: AtomicBool::new(false),
+            descriptors,
+            me: me.clone(),
             correction: Mutex::new(correction),
             told: AtomicU64::new(correction.generation),
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced_in: Mutex::default(),
+        })
+    }
+
+    /// The inode's descriptor, opened again if it was given up.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] if the inode is not any more where it was found last: the kernel looks it up anew.
+    pub fn fd(&self) -> Result<Arc<OwnedFd>> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(fd) = &*self.fd.lock() {
+            return Ok(fd.clone());
+        }
+        let (dir, name) = self.found.lock().clone().ok_or(FsError::Stale)?;
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(FsError::Stale);
+        }
+        let fd = match backing::open_entry(dir.fd()?.as_fd(), &name) {
+            Err(Errno::NOENT) => return Err(FsError::Stale),
+            other => other?,
+        };
+        let stat = backing::stat(fd.as_fd())?;
+        if stat.st_ino != self.id && self.id != REMAPPED || FileType::from_raw_mode(stat.st_mode) != self.kind {
+            return Err(FsError::Stale);
+        }
+        Ok(self.adopt(fd))
+    }
+
+    /// Keeps `fd` as the inode's descriptor, unless it has one.
+    fn adopt(&self, fd: OwnedFd) -> Arc<OwnedFd> {
+        let mut own = self.fd.lock();
+        if let Some(fd) = &*own {
+            return fd.clone();
+        }
+        let fd = own.insert(Arc::new(fd)).clone();
+        drop(own);
+        self.descriptors.gained(self.me.clone());
+        fd
+    }
+
+    /// Gives the descriptor up if nobody uses it and the inode can be found again; unless `at_once`, also only if it
+    /// was not used since it was asked last.
+    pub fn give_up(&self, at_once: bool) -> GaveUp {
+        let used = self.used.swap(false, Ordering::Relaxed);
+        if (used && !at_once) || self.found.lock().is_none() {
+            return GaveUp::Spared;
+        }
+        let (Some(open), Some(mut fd)) = (self.open.try_lock(), self.fd.try_lock()) else { return GaveUp::Spared };
+        let Some(own) = &*fd else { return GaveUp::HadNone };
+        let unlinked = backing::stat(own.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
+        if open.is_some() || Arc::strong_count(own) > 1 || unlinked {
+            return GaveUp::Spared;
+        }
+        *fd = None;
+        self.descriptors.lost();
+        GaveUp::Yes
+    }
+
+    /// Where the inode is found from now on.
+    pub fn moved_to(&self, dir: &Arc<Inode>, name: &[u8]) {
+        *self.found.lock() = Some((dir.clone(), name.to_vec()));
+    }
+
+    /// The last name was removed. With a descriptor the inode lives on, as an open file's does.
+    pub fn removed(&self) {
+        if self.fd.lock().is_none() {
+            self.dead.store(true, Ordering::Relaxed);
         }
     }
 
@@ -89,11 +177,19 @@ impl Inode {
     }
 
     pub fn stat(&self) -> Result<Stat> {
-        Ok(backing::stat(self.fd.as_fd())?)
+        Ok(backing::stat(self.fd()?.as_fd())?)
     }
 
     pub fn is_dir(&self) -> bool {
         self.kind == FileType::Directory
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        if self.fd.get_mut().is_some() {
+            self.descriptors.lost();
+        }
     }
 }
 
@@ -112,8 +208,7 @@ struct Known {
 pub struct Inodes {
     shards: [RwLock<HashMap<u64, Known>>; SHARDS],
     root: Arc<Inode>,
-    known: AtomicUsize,
-    crowded: usize,
+    descriptors: Arc<Descriptors>,
     /// Of inodes that the kernel had to be told anew, also after it forgot them.
     corrections: Mutex<HashMap<u64, Correction>>,
     /// The backing directory's own number and file system.
@@ -123,13 +218,17 @@ pub struct Inodes {
 
 impl Inodes {
     pub fn new(root: OwnedFd) -> Result<Self> {
+        Self::with_descriptors(root, Arc::new(Descriptors::new()))
+    }
+
+    pub fn with_descriptors(root: OwnedFd, descriptors: Arc<Descriptors>) -> Result<Self> {
         let stat = backing::stat(root.as_fd())?;
-        let inode = Arc::new(Inode::new(ROOT, Arc::new(root), FileType::Directory, Correction::default()));
+        let (root, none) = (Arc::new(root), Correction::default());
+        let inode = Inode::new(ROOT, FileType::Directory, root, none, descriptors.clone());
         Ok(Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             root: inode,
-            known: AtomicUsize::new(0),
-            crowded: backing::descriptor_limit() / 2,
+            descriptors,
             corrections: Mutex::default(),
             root_ino: stat.st_ino,
             dev: stat.st_dev,
@@ -152,21 +251,47 @@ impl Inodes {
         self.shard(id).read().get(&id).map(|known| known.inode.clone())
     }
 
-    /// Counts a look-up of the inode that `fd` refers to and `stat` describes.
-    pub fn look_up(&self, fd: OwnedFd, stat: &Stat) -> Result<Arc<Inode>> {
+    /// Counts a look-up of the inode that `fd` refers to and `stat` describes, found as `name` in `dir`.
+    pub fn look_up(&self, dir: &Arc<Inode>, name: &[u8], fd: OwnedFd, stat: &Stat) -> Result<Arc<Inode>> {
         if stat.st_dev != self.dev {
             return Err(FsError::OtherDevice);
         }
         let id = self.id_of(stat.st_ino);
         let mut shard = self.shard(id).write();
-        let known = shard.entry(id).or_insert_with(|| {
-            let correction = self.corrections.lock().get(&id).copied().unwrap_or_default();
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            self.known.fetch_add(1, Ordering::Relaxed);
-            Known { inode: Arc::new(Inode::new(id, Arc::new(fd), kind, correction)), lookups: 0 }
-        });
-        known.lookups += 1;
-        Ok(known.inode.clone())
+        let lookups = match shard.get_mut(&id) {
+            Some(known) if !known.inode.dead.load(Ordering::Relaxed) => {
+                known.lookups += 1;
+                let inode = known.inode.clone();
+                drop(shard);
+                inode.moved_to(dir, name);
+                inode.adopt(fd);
+                return Ok(inode);
+            }
+            Some(dead) => {
+                // Another file has the number now: the kernel begins anew, and forgets what it knew with the rest.
+                self.correct(&dead.inode, None);
+                dead.lookups
+            }
+            None => 0,
+        };
+        let correction = self.corrections.lock().get(&id).copied().unwrap_or_default();
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let inode = Inode::new(id, kind, Arc::new(fd), correction, self.descriptors.clone());
+        shard.insert(id, Known { inode: inode.clone(), lookups: lookups + 1 });
+        drop(shard);
+        inode.moved_to(dir, name);
+        self.descriptors.gained(Arc::downgrade(&inode));
+        Ok(inode)
+    }
+
+    /// The inode that the entry `name` of `dir` names, if it is in the table and `stat` describes it.
+    pub fn known(&self, stat: &Stat) -> Option<Arc<Inode>> {
+        self.find(self.id_of(stat.st_ino))
+    }
+
+    /// Whether every inode holds its descriptor, so that none can die unnoticed.
+    pub fn all_held(&self) -> bool {
+        self.descriptors.all_held()
     }
 
     /// The kernel was told a wrong size; where the file was not set right, a file of that stored length has that size.
@@ -187,17 +312,11 @@ impl Inodes {
             known.lookups = known.lookups.saturating_sub(lookups);
             if known.lookups == 0 {
                 let gone = shard.remove(&id);
-                self.known.fetch_sub(1, Ordering::Relaxed);
                 // Its descriptor is closed outside the lock.
                 drop(shard);
                 drop(gone);
             }
         }
-    }
-
-    /// Whether descriptors are becoming short: then a listing looks nothing up that nobody asked for.
-    pub fn is_crowded(&self) -> bool {
-        self.known.load(Ordering::Relaxed) >= self.crowded
     }
 
     fn shard(&self, id: u64) -> &RwLock<HashMap<u64, Known>> {

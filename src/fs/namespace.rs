@@ -1,7 +1,7 @@
 //! Names: looking up, making, removing and renaming entries (`docs/FORMAT.md` section 4).
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, RenameFlags};
@@ -29,10 +29,10 @@ impl Fs {
         }
     }
 
-    pub(super) fn look_up_stored(&self, parent: &Inode, stored: &[u8]) -> Result<Entry> {
-        let fd = backing::open_entry(parent.fd.as_fd(), stored)?;
+    pub(super) fn look_up_stored(&self, parent: &Arc<Inode>, stored: &[u8]) -> Result<Entry> {
+        let fd = backing::open_entry(parent.fd()?.as_fd(), stored)?;
         let stat = backing::stat(fd.as_fd())?;
-        let inode = self.inodes.look_up(fd, &stat)?;
+        let inode = self.inodes.look_up(parent, stored, fd, &stat)?;
         Ok(self.entry(&inode, &stat))
     }
 
@@ -42,17 +42,16 @@ impl Fs {
 
     pub fn readlink(&self, id: u64) -> Result<Vec<u8>> {
         let inode = self.inode(id)?;
-        let stored = backing::read_link_of(inode.fd.as_fd())?;
+        let stored = backing::read_link_of(inode.fd()?.as_fd())?;
         Ok(self.names().reveal_target(&stored)?)
     }
 
     /// Makes a file and opens it for reading and writing; gives a handle.
     pub fn create(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<(Entry, u64)> {
         let parent = self.inode(parent)?;
-        let (entry, inode) = self.make(caller, &parent, name, mode, |dir, stored, mode| {
-            backing::create(dir.fd.as_fd(), stored, mode).map(Some)
-        })?;
-        let file = OpenFile::new(inode.clone(), Content::empty(self.volume.clone(), inode.fd.clone()), true);
+        let (entry, inode) =
+            self.make(caller, &parent, name, mode, |dir, stored, mode| backing::create(dir, stored, mode).map(Some))?;
+        let file = OpenFile::new(inode.clone(), Content::empty(self.volume.clone(), inode.fd()?), true);
         *inode.open.lock() = Some(file.clone());
         Ok((entry, self.add_handle(file, true)))
     }
@@ -60,7 +59,7 @@ impl Fs {
     pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Result<Entry> {
         let parent = self.inode(parent)?;
         let made = self.make(caller, &parent, name, mode, |dir, stored, mode| {
-            backing::mknod(dir.fd.as_fd(), stored, mode, rdev.into()).map(|()| None)
+            backing::mknod(dir, stored, mode, rdev.into()).map(|()| None)
         })?;
         Ok(made.0)
     }
@@ -68,18 +67,16 @@ impl Fs {
     /// One call: a directory without entries needs no marker.
     pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Entry> {
         let parent = self.inode(parent)?;
-        let made = self.make(caller, &parent, name, mode, |dir, stored, mode| {
-            backing::mkdir(dir.fd.as_fd(), stored, mode).map(|()| None)
-        })?;
+        let made = self
+            .make(caller, &parent, name, mode, |dir, stored, mode| backing::mkdir(dir, stored, mode).map(|()| None))?;
         Ok(made.0)
     }
 
     pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Entry> {
         let parent = self.inode(parent)?;
         let target = self.names().store_target(target)?;
-        let made = self.make(caller, &parent, name, 0, |dir, stored, _| {
-            backing::symlink(&target, dir.fd.as_fd(), stored).map(|()| None)
-        })?;
+        let made = self
+            .make(caller, &parent, name, 0, |dir, stored, _| backing::symlink(&target, dir, stored).map(|()| None))?;
         Ok(made.0)
     }
 
@@ -87,9 +84,10 @@ impl Fs {
     pub fn link(&self, id: u64, parent: u64, name: &[u8]) -> Result<Entry> {
         self.writable()?;
         let (inode, parent) = (self.inode(id)?, self.inode(parent)?);
+        let (fd, dir_fd) = (inode.fd()?, parent.fd()?);
         let mut dir = parent.dir.lock();
         let stored = self.prepare_entry(&parent, &mut dir, name)?;
-        if let Err(e) = backing::link(inode.fd.as_fd(), parent.fd.as_fd(), stored.entry()) {
+        if let Err(e) = backing::link(fd.as_fd(), dir_fd.as_fd(), stored.entry()) {
             self.take_back_link(&parent, &stored);
             return Err(e.into());
         }
@@ -103,7 +101,12 @@ impl Fs {
         let parent = self.inode(parent)?;
         let dir = parent.dir.lock();
         let stored = self.existing_name(&parent, &dir, name)?;
-        backing::unlink(parent.fd.as_fd(), stored.entry())?;
+        let dir_fd = parent.fd()?;
+        let victim = self.victim(dir_fd.as_fd(), stored.entry());
+        backing::unlink(dir_fd.as_fd(), stored.entry())?;
+        if let Some(victim) = victim {
+            victim.removed();
+        }
         self.drop_long_link(&parent, &stored);
         Ok(())
     }
@@ -113,7 +116,12 @@ impl Fs {
         let parent = self.inode(parent)?;
         let dir = parent.dir.lock();
         let stored = self.existing_name(&parent, &dir, name)?;
-        self.without_marker(&parent, stored.entry(), || backing::rmdir(parent.fd.as_fd(), stored.entry()))?;
+        let dir_fd = parent.fd()?;
+        let victim = self.victim(dir_fd.as_fd(), stored.entry());
+        self.without_marker(&parent, stored.entry(), || backing::rmdir(dir_fd.as_fd(), stored.entry()))?;
+        if let Some(victim) = victim {
+            victim.removed();
+        }
         self.drop_long_link(&parent, &stored);
         Ok(())
     }
@@ -135,15 +143,20 @@ impl Fs {
             first = from.dir.lock();
             (&mut first, Some(&mut second))
         };
+        let (from_fd, to_fd) = (from.fd()?, to.fd()?);
         let old = self.existing_name(&from, from_dir, name)?;
         let to_state = to_dir.unwrap_or(from_dir);
         if flags.contains(RenameFlags::EXCHANGE) {
             let new = self.existing_name(&to, to_state, new_name)?;
             // Both names stay, and so do their links: only what they name changes places.
-            return Ok(backing::rename(from.fd.as_fd(), old.entry(), to.fd.as_fd(), new.entry(), flags)?);
+            backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags)?;
+            self.note_place(&from, from_fd.as_fd(), old.entry());
+            self.note_place(&to, to_fd.as_fd(), new.entry());
+            return Ok(());
         }
         let new = self.prepare_entry(&to, to_state, new_name)?;
-        let call = || backing::rename(from.fd.as_fd(), old.entry(), to.fd.as_fd(), new.entry(), flags);
+        let victim = self.victim(to_fd.as_fd(), new.entry());
+        let call = || backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags);
         let renamed = match call() {
             Err(Errno::NOTEMPTY | Errno::EXIST) if !flags.contains(RenameFlags::NOREPLACE) => {
                 // Onto a directory: one that is empty but for its marker gives way.
@@ -155,9 +168,32 @@ impl Fs {
             self.take_back_link(&to, &new);
             return Err(e);
         }
+        self.note_place(&to, to_fd.as_fd(), new.entry());
+        if let Some(victim) = victim {
+            victim.removed();
+        }
         // Two names of one inode: then the call did nothing, and the old name is still there.
         self.take_back_link(&from, &old);
         Ok(())
+    }
+
+    /// The inode that is about to lose its last name, if it might have to do without a descriptor then.
+    fn victim(&self, dir: BorrowedFd<'_>, entry: &[u8]) -> Option<Arc<Inode>> {
+        if self.inodes.all_held() {
+            return None;
+        }
+        let stat = backing::stat_entry(dir, entry).ok()?;
+        let last = stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        last.then(|| self.inodes.known(&stat)).flatten()
+    }
+
+    /// After a rename: where the inode is found from now on.
+    fn note_place(&self, dir: &Arc<Inode>, fd: BorrowedFd<'_>, entry: &[u8]) {
+        if let Ok(stat) = backing::stat_entry(fd, entry)
+            && let Some(inode) = self.inodes.known(&stat)
+        {
+            inode.moved_to(dir, entry);
+        }
     }
 
     /// What every call that makes an entry does: marker and link before, owner after, look-up, and back if it fails.
@@ -167,12 +203,13 @@ impl Fs {
         parent: &Arc<Inode>,
         name: &[u8],
         mode: u32,
-        call: impl FnOnce(&Inode, &[u8], u32) -> backing::Result<Option<OwnedFd>>,
+        call: impl FnOnce(BorrowedFd<'_>, &[u8], u32) -> backing::Result<Option<OwnedFd>>,
     ) -> Result<(Entry, Arc<Inode>)> {
         self.writable()?;
+        let dir_fd = parent.fd()?;
         let mut dir = parent.dir.lock();
         let stored = self.prepare_entry(parent, &mut dir, name)?;
-        let made = match with_umask(caller.umask, mode, |mode| call(parent, stored.entry(), mode)) {
+        let made = match with_umask(caller.umask, mode, |mode| call(dir_fd.as_fd(), stored.entry(), mode)) {
             Ok(made) => made,
             Err(e) => {
                 self.take_back_link(parent, &stored);
@@ -182,11 +219,11 @@ impl Fs {
         let finish = || -> Result<(Entry, Arc<Inode>)> {
             let fd = match made {
                 Some(fd) => fd,
-                None => backing::open_entry(parent.fd.as_fd(), stored.entry())?,
+                None => backing::open_entry(dir_fd.as_fd(), stored.entry())?,
             };
             self.give_to(caller, parent, &fd, mode)?;
             let stat = backing::stat(fd.as_fd())?;
-            let inode = self.inodes.look_up(fd, &stat)?;
+            let inode = self.inodes.look_up(parent, stored.entry(), fd, &stat)?;
             Ok((self.entry(&inode, &stat), inode))
         };
         match finish() {
@@ -195,10 +232,10 @@ impl Fs {
                 Ok((entry, inode))
             }
             Err(e) => {
-                let is_dir = backing::stat_entry(parent.fd.as_fd(), stored.entry())
+                let is_dir = backing::stat_entry(dir_fd.as_fd(), stored.entry())
                     .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
                 let remove = if is_dir { backing::rmdir } else { backing::unlink };
-                let _ = remove(parent.fd.as_fd(), stored.entry());
+                let _ = remove(dir_fd.as_fd(), stored.entry());
                 self.drop_long_link(parent, &stored);
                 Err(e)
             }
@@ -265,7 +302,7 @@ impl Fs {
         if self.mode == NameMode::Plain {
             return Ok(None);
         }
-        match backing::read_link(inode.fd.as_fd(), MARKER) {
+        match backing::read_link(inode.fd()?.as_fd(), MARKER) {
             Ok(target) => Ok(Some(self.names().read_marker(&target).map_err(|_| FsError::BadMarker)?)),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::INVAL) => Err(FsError::BadMarker),
@@ -285,7 +322,7 @@ impl Fs {
         };
         let stored = self.names().store(&id, name)?;
         if let StoredName::Long { link, whole, .. } = &stored {
-            match backing::symlink(whole, parent.fd.as_fd(), link) {
+            match backing::symlink(whole, parent.fd()?.as_fd(), link) {
                 Ok(()) => dir.unsynced = true,
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
@@ -299,12 +336,12 @@ impl Fs {
             dir.id = Some(id);
             return Ok(id);
         }
-        if self.has_entries(&parent.fd)? {
+        if self.has_entries(&*parent.fd()?)? {
             // A new id would make them all foreign.
             return Err(FsError::NoMarker);
         }
         let (id, target) = self.names().new_marker();
-        match backing::symlink(&target, parent.fd.as_fd(), MARKER) {
+        match backing::symlink(&target, parent.fd()?.as_fd(), MARKER) {
             Ok(()) => {
                 dir.id = Some(id);
                 dir.unsynced = true;
@@ -323,7 +360,8 @@ impl Fs {
     /// An entry was not made or is gone: its link goes, unless the entry is there.
     fn take_back_link(&self, parent: &Inode, stored: &StoredName) {
         if let StoredName::Long { entry, .. } = stored
-            && matches!(backing::stat_entry(parent.fd.as_fd(), entry), Err(Errno::NOENT))
+            && let Ok(fd) = parent.fd()
+            && matches!(backing::stat_entry(fd.as_fd(), entry), Err(Errno::NOENT))
         {
             self.drop_long_link(parent, stored);
         }
@@ -332,7 +370,7 @@ impl Fs {
     /// After an entry is gone. A link that stays behind does no harm and is swept by `check`.
     fn drop_long_link(&self, parent: &Inode, stored: &StoredName) {
         if let StoredName::Long { link, .. } = stored
-            && let Err(e) = backing::unlink(parent.fd.as_fd(), link)
+            && let Err(e) = parent.fd().and_then(|fd| Ok(backing::unlink(fd.as_fd(), link)?))
         {
             tracing::warn!(dir = parent.id, "the link of a long name could not be removed: {e}");
         }
@@ -350,7 +388,7 @@ impl Fs {
         if self.mode == NameMode::Plain {
             return Ok(call()?);
         }
-        let victim = backing::open_entry(parent.fd.as_fd(), entry)?;
+        let victim = backing::open_entry(parent.fd()?.as_fd(), entry)?;
         let stat = backing::stat(victim.as_fd())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(call()?);

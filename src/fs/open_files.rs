@@ -76,7 +76,7 @@ impl Fs {
         }
         if let Some(file) = &*open {
             if write && !file.writable.load(Ordering::Relaxed) {
-                let fd = Arc::new(backing::reopen(inode.fd.as_fd(), OFlags::RDWR)?);
+                let fd = Arc::new(backing::reopen(inode.fd()?.as_fd(), OFlags::RDWR)?);
                 file.content.write().replace_file(fd);
                 file.writable.store(true, Ordering::Relaxed);
             }
@@ -116,12 +116,12 @@ impl Fs {
     /// what it writes in part.
     fn open_backing(&self, inode: &Inode, write: bool) -> Result<(OwnedFd, bool)> {
         if self.options.read_only {
-            return Ok((backing::reopen(inode.fd.as_fd(), OFlags::RDONLY)?, false));
+            return Ok((backing::reopen(inode.fd()?.as_fd(), OFlags::RDONLY)?, false));
         }
-        match backing::reopen(inode.fd.as_fd(), OFlags::RDWR) {
+        match backing::reopen(inode.fd()?.as_fd(), OFlags::RDWR) {
             Ok(fd) => Ok((fd, true)),
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if !write => {
-                Ok((backing::reopen(inode.fd.as_fd(), OFlags::RDONLY)?, false))
+                Ok((backing::reopen(inode.fd()?.as_fd(), OFlags::RDONLY)?, false))
             }
             Err(e) => Err(e.into()),
         }

@@ -20,10 +20,10 @@ impl Fs {
         }
         let stored = self.names().store_xattr_name(name);
         let mut value = vec![0; 256];
-        let n = match backing::get_xattr(inode.fd.as_fd(), &stored, &mut value) {
+        let n = match backing::get_xattr(inode.fd()?.as_fd(), &stored, &mut value) {
             Err(Errno::RANGE) => {
                 value.resize(VALUE_MAX, 0);
-                backing::get_xattr(inode.fd.as_fd(), &stored, &mut value)
+                backing::get_xattr(inode.fd()?.as_fd(), &stored, &mut value)
             }
             other => other,
         };
@@ -40,7 +40,7 @@ impl Fs {
         let names = self.names();
         let (stored, value) = (names.store_xattr_name(name), names.store_xattr_value(name, value));
         let flags = XattrFlags::from_bits_truncate(flags as u32);
-        Ok(backing::set_xattr(inode.fd.as_fd(), &stored, &value, flags)?)
+        Ok(backing::set_xattr(inode.fd()?.as_fd(), &stored, &value, flags)?)
     }
 
     /// The names, each followed by NUL.
@@ -50,10 +50,10 @@ impl Fs {
             return Ok(Vec::new());
         }
         let mut list = vec![0; 1024];
-        let n = match backing::list_xattrs(inode.fd.as_fd(), &mut list) {
+        let n = match backing::list_xattrs(inode.fd()?.as_fd(), &mut list) {
             Err(Errno::RANGE) => {
                 list.resize(VALUE_MAX, 0);
-                backing::list_xattrs(inode.fd.as_fd(), &mut list)?
+                backing::list_xattrs(inode.fd()?.as_fd(), &mut list)?
             }
             other => other?,
         };
@@ -78,7 +78,7 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         let stored = self.names().store_xattr_name(name);
-        backing::remove_xattr(inode.fd.as_fd(), &stored).map_err(too_long_means_none)
+        backing::remove_xattr(inode.fd()?.as_fd(), &stored).map_err(too_long_means_none)
     }
 }
 
