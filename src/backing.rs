@@ -122,6 +122,13 @@ pub fn set_times(fd: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
     rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)
 }
 
+/// Sets the mtime to the one that `stat` has.
+pub fn set_mtime(fd: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
+    rustix::fs::futimens(fd, &Timestamps { last_access: omit, last_modification: mtime })
+}
+
 pub fn statvfs(fd: BorrowedFd<'_>) -> Result<rustix::fs::StatVfs> {
     rustix::fs::fstatvfs(fd)
 }

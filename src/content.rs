@@ -330,7 +330,9 @@ impl Content {
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
     /// [`Self::end_sync`].
     pub fn begin_sync(&mut self) -> Result<Sync> {
-        self.close()?;
+        if self.stored_len > 0 && self.record_stale {
+            self.write_record_in_passing()?;
+        }
         Ok(Sync { file: self.file.clone(), recorded: self.recorded, cuts: self.cuts })
     }
 
@@ -343,12 +345,19 @@ impl Content {
 
     /// At the last close of a file that is open for writing: the record says what is known.
     pub fn close(&mut self) -> Result<()> {
-        let volume = self.volume.clone();
-        let _change = volume.sessions.change();
         if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
-            self.write_record()?;
+            self.write_record_in_passing()?;
         }
         Ok(())
+    }
+
+    /// Writes the record where the user changed nothing: the file's mtime, which the kernel has set by then, stays.
+    fn write_record_in_passing(&mut self) -> Result<()> {
+        let volume = self.volume.clone();
+        let _change = volume.sessions.change();
+        let before = backing::stat(self.file.as_fd())?;
+        self.write_record()?;
+        Ok(backing::set_mtime(self.file.as_fd(), &before)?)
     }
 
     /// B: what was issued before is durable after.

@@ -158,8 +158,19 @@ fn file_attr(attr: &Attr) -> FileAttr {
 fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     time.map(|time| match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(at),
+        TimeOrNow::SpecificTime(at) => SetTime::At(as_the_kernel_meant(at)),
     })
+}
+
+/// fuser 0.18.0 takes a fraction of a second before 1970 off instead of adding it: (-2 s, 0.3 s) is -1.7 s.
+fn as_the_kernel_meant(at: SystemTime) -> SystemTime {
+    match at.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => at,
+        Err(e) => {
+            let (secs, nanos) = (e.duration().as_secs(), e.duration().subsec_nanos());
+            SystemTime::UNIX_EPOCH - Duration::from_secs(secs) + Duration::from_nanos(nanos.into())
+        }
+    }
 }
 
 fn reply_entry(reply: ReplyEntry, entry: Result<Entry>) {

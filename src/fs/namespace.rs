@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use crate::backing;
 use crate::content::Content;
-use crate::format::DIR_MARKER;
 use crate::format::volume::NameMode;
+use crate::format::{DIR_MARKER, LONG_LINK_SUFFIX, LONG_PREFIX};
 use crate::names::{DirId, NameError, Names, StoredName};
 
 use super::inodes::{DirState, Inode};
@@ -336,7 +336,7 @@ impl Fs {
             dir.id = Some(id);
             return Ok(id);
         }
-        if self.has_entries(&*parent.fd()?)? {
+        if self.contents(&*parent.fd()?)?.entries {
             // A new id would make them all foreign.
             return Err(FsError::NoMarker);
         }
@@ -393,15 +393,19 @@ impl Fs {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(call()?);
         }
-        let marker = match backing::read_link(victim.as_fd(), MARKER) {
-            Ok(target) => Some(target),
-            Err(Errno::NOENT) => None,
-            Err(e) => return Err(e.into()),
-        };
-        let Some(marker) = marker else { return Ok(call()?) };
-        if self.has_entries(&victim)? {
+        let contents = self.contents(&victim)?;
+        if contents.entries {
             return Err(Errno::NOTEMPTY.into());
         }
+        for link in &contents.orphans {
+            // Left by a crash between a long name's link and its entry: it names nothing.
+            backing::unlink(victim.as_fd(), link)?;
+        }
+        let marker = match backing::read_link(victim.as_fd(), MARKER) {
+            Ok(target) => target,
+            Err(Errno::NOENT) => return Ok(call()?),
+            Err(e) => return Err(e.into()),
+        };
         // Removing a directory needs no right to write in it; removing its marker does.
         let mode = stat.st_mode;
         let opened = match backing::unlink(victim.as_fd(), MARKER) {
@@ -434,17 +438,28 @@ impl Fs {
         Ok(called?)
     }
 
-    /// Whether a directory holds more than its marker.
-    fn has_entries(&self, dir: &OwnedFd) -> Result<bool> {
+    /// What a directory holds beside its marker.
+    fn contents(&self, dir: &OwnedFd) -> Result<Contents> {
         let fd = backing::open_dir(dir.as_fd())?;
-        let mut found = false;
-        let mut buf = Vec::with_capacity(1024);
+        let mut contents = Contents::default();
+        let mut buf = Vec::with_capacity(4096);
         backing::list_dir(fd.as_fd(), 0, &mut buf, |raw| {
-            found = !matches!(raw.name, b"." | b".." | MARKER);
-            !found
+            if raw.name.starts_with(LONG_PREFIX) && raw.name.ends_with(LONG_LINK_SUFFIX) {
+                contents.orphans.push(raw.name.to_vec());
+            } else if !matches!(raw.name, b"." | b".." | MARKER) {
+                contents.entries = true;
+            }
+            !contents.entries
         })?;
-        Ok(found)
+        Ok(contents)
     }
+}
+
+/// What [`Fs::contents`] found. Where there are no entries, every link is an orphan.
+#[derive(Default)]
+struct Contents {
+    entries: bool,
+    orphans: Vec<Vec<u8>>,
 }
 
 thread_local! {
