@@ -57,6 +57,13 @@ pub fn fallocate(file: &File, mode: i32, off: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, off as i64, len as i64) })
 }
 
+/// By path, with nobody having it open.
+pub fn truncate(path: &Path, len: i64) {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL");
+    // SAFETY: a C string that lives through the call.
+    check(unsafe { libc::truncate(path.as_ptr(), len) }).expect("truncate");
+}
+
 pub fn seek_data(file: &File, off: u64) -> io::Result<u64> {
     seek(file, off, libc::SEEK_DATA)
 }
