@@ -1,0 +1,117 @@
+#!/bin/bash
+# The POSIX test suite pjdfstest (the crate) on mounts with allow_other, for encrypted and for plain names.
+#
+#   scripts/pjdfstest.sh [KMSFS] [--backing] [-- PATTERN...]
+#
+# Needs root, and libacl's headers to build the crate once. Without KMSFS the debug binary is built. `--backing` runs the
+# suite on a bare directory of the same file system too, for comparison. Prints what failed and the figures; fails if
+# anything failed on a mount.
+set -u
+
+repo=$(cd "$(dirname "$0")/.." && pwd)
+version=0.2.2
+tools=$repo/target/tools
+kmsfs='' backing=false
+while [ $# -gt 0 ]; do
+    case $1 in
+        --backing) backing=true ;;
+        --) shift; break ;;
+        *) kmsfs=$1 ;;
+    esac
+    shift
+done
+
+if [ ! -c /dev/fuse ] || [ "$(id -u)" != 0 ]; then
+    echo "skipped: pjdfstest needs /dev/fuse and root"
+    exit 0
+fi
+if [ -z "$kmsfs" ]; then
+    (cd "$repo" && cargo build --quiet --bin kmsfs) || exit 2
+    kmsfs=${CARGO_TARGET_DIR:-$repo/target}/debug/kmsfs
+fi
+kmsfs=$(realpath -e "$kmsfs") || exit 2
+pjdfstest=$tools/bin/pjdfstest
+if ! "$pjdfstest" --version 2>/dev/null | grep -qF "$version"; then
+    cargo install --quiet pjdfstest --version "$version" --root "$tools" || exit 2
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-pjd-XXXXXX")
+chmod 755 "$work"
+other=$(mktemp -d /dev/shm/kmsfs-pjd-XXXXXX)
+export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
+finish() {
+    cd /
+    for mnt in "$work"/mnt-*; do
+        if grep -qF " $mnt " /proc/self/mountinfo; then
+            "$kmsfs" umount "$mnt" 2>/dev/null || umount -l "$mnt"
+        fi
+    done
+    rm -rf "$work" "$other"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# mount(8) hands a remount of any fuse.* to the helper mount.fuse, which would start the file system anew. The tests want
+# the kernel's remount.
+mkdir "$work/bin"
+printf '#!/bin/sh\nexec %s -i "$@"\n' "$(command -v mount)" >"$work/bin/mount"
+chmod +x "$work/bin/mount"
+
+# Two users that every Debian has; of another system's the second group is taken.
+group_of() { id -gn "$1"; }
+# $1: whether the tests may remount what they run on.
+write_config() {
+    cat >"$work/pjdfstest.toml" <<CONFIG
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.02
+allow_remount = $1
+
+[dummy_auth]
+entries = [["nobody", "$(group_of nobody)"], ["daemon", "$(group_of daemon)"]]
+CONFIG
+}
+
+# run NAME DIRECTORY PATTERN...
+failed_any=false
+run() {
+    local name=$1 dir=$2 out=$work/$1.out status
+    shift 2
+    umask 022
+    (cd / && PATH=$work/bin:$PATH timeout 1800 "$pjdfstest" -c "$work/pjdfstest.toml" -p "$dir" -s "$other" "$@") >"$out" 2>&1
+    status=$?
+    grep -E '\bFAILED$' "$out" | sed "s/^/$name: /"
+    local summary
+    summary=$(grep -a '^Summary:' "$out" | tail -1)
+    echo "$name: ${summary:-no summary, exit code $status}"
+    [ -n "$summary" ] || tail -n 20 "$out"
+    return $status
+}
+
+for names in encrypted plain; do
+    mkdir "$work/mnt-$names"
+    flag=
+    [ $names = plain ] && flag=--plain-names
+    "$kmsfs" init --dev $flag "$work/$names" >/dev/null 2>&1 || exit 2
+    "$kmsfs" mount --dev -o allow_other "$work/$names" "$work/mnt-$names" || exit 2
+    chmod 755 "$work/mnt-$names"
+    write_config false
+    run "$names names" "$work/mnt-$names" "$@" || failed_any=true
+    # In a process of their own: others leave files open for writing (on every file system), which forbids the remount.
+    if [ $# = 0 ]; then
+        write_config true
+        run "$names names, remounts" "$work/mnt-$names" erofs || failed_any=true
+    fi
+    "$kmsfs" umount "$work/mnt-$names" || failed_any=true
+done
+if $backing; then
+    mkdir "$work/bare"
+    write_config false
+    run "bare backing" "$work/bare" "$@"
+fi
+! $failed_any
