@@ -1,0 +1,216 @@
+//! The daemon is killed: what was fsynced is there, and the volume mounts again.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::io::{Random, errno, open_rw, pattern};
+use common::{ALL, Mounted, SUITES, Setup, Suite, wait_until};
+
+fn main() -> std::process::ExitCode {
+    Suite::default()
+        .on(
+            &ALL,
+            bodies![
+                what_was_fsynced_survives_a_kill,
+                what_was_synced_as_a_whole_survives_a_kill,
+                kills_under_load,
+                a_kill_amid_name_changes,
+            ],
+        )
+        .on(&SUITES, bodies![an_overwrite_that_was_fsynced_survives, a_dead_mount_says_so])
+        .run()
+}
+
+fn what_was_fsynced_survives_a_kill(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    for round in 0..5u64 {
+        for i in 0..10u64 {
+            let len = [1, 100, 4096, 5000, 130_000][i as usize % 5];
+            let file = open_rw(&m.path(format!("{round}-{i}")));
+            file.write_all_at(&pattern(round * 100 + i, len), 0).unwrap();
+            file.sync_all().unwrap();
+        }
+        m.kill9();
+        m.mount();
+        for earlier in 0..=round {
+            for i in 0..10u64 {
+                let len = [1, 100, 4096, 5000, 130_000][i as usize % 5];
+                let seen = fs::read(m.path(format!("{earlier}-{i}"))).unwrap();
+                assert!(seen == pattern(earlier * 100 + i, len), "{earlier}-{i} after round {round}");
+            }
+        }
+    }
+    assert!(m.log().contains("did not end cleanly"));
+}
+
+fn what_was_synced_as_a_whole_survives_a_kill(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let long = "long ".repeat(50);
+    fs::create_dir_all(m.path("a/b")).unwrap();
+    for i in 0..50u64 {
+        fs::write(m.path(format!("a/b/{i}")), pattern(i, 10_000)).unwrap();
+    }
+    fs::write(m.path(&long), b"long").unwrap();
+    std::os::unix::fs::symlink("target", m.path("link")).unwrap();
+    rustix::fs::syncfs(File::open(m.root()).unwrap()).unwrap();
+    m.kill9();
+    m.mount();
+    for i in 0..50u64 {
+        assert!(fs::read(m.path(format!("a/b/{i}"))).unwrap() == pattern(i, 10_000));
+    }
+    assert_eq!(fs::read(m.path(&long)).unwrap(), b"long");
+    assert_eq!(fs::read_link(m.path("link")).unwrap().to_str(), Some("target"));
+}
+
+/// The version that was fsynced, or a later one, whole blocks of each.
+fn an_overwrite_that_was_fsynced_survives(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let path = m.path("file");
+    for round in 1..=6u8 {
+        let file = open_rw(&path);
+        file.write_all_at(&vec![round; 400_000], 0).unwrap();
+        file.sync_all().unwrap();
+        // More, without fsync.
+        file.write_all_at(&vec![round + 100; 50_000], 8192).unwrap();
+        drop(file);
+        m.kill9();
+        m.mount();
+        let seen = fs::read(&path).unwrap();
+        assert_eq!(seen.len(), 400_000);
+        for (i, block) in seen.chunks(4096).enumerate() {
+            let later = block[0] == round + 100 && (2..15).contains(&i);
+            assert!(block[0] == round || later, "block {i} has {} in round {round}", block[0]);
+        }
+    }
+}
+
+/// Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
+fn kills_under_load(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let mut random = Random(0x6b69_6c6c);
+    let promised: Arc<Mutex<BTreeMap<String, (u64, usize)>>> = Arc::default();
+    for round in 0..12 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: Vec<_> = (0..3u64)
+            .map(|thread| {
+                let (root, stop, promised, seed) = (m.root(), stop.clone(), promised.clone(), random.next());
+                std::thread::spawn(move || write_until(&root, thread, round, seed, &stop, &promised))
+            })
+            .collect();
+        // Not a wait for anything: the moment of the kill is what varies.
+        std::thread::sleep(Duration::from_millis(20 + random.below(180)));
+        // SAFETY: a call without pointers, on a child that was not waited for.
+        unsafe { libc::kill(m.pid() as i32, libc::SIGKILL) };
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        m.kill9();
+        m.mount();
+        let promised = promised.lock().unwrap();
+        for (name, &(seed, len)) in promised.iter() {
+            let seen = fs::read(m.path(name)).unwrap_or_else(|e| panic!("{name} in round {round}: {e}"));
+            assert!(seen.len() >= len && seen[..len] == pattern(seed, len), "{name} in round {round}");
+        }
+        // Every other file can be read or is refused, and can be removed.
+        for entry in fs::read_dir(m.root()).unwrap() {
+            let path = entry.unwrap().path();
+            if !promised.contains_key(path.file_name().unwrap().to_str().unwrap()) {
+                let read = errno(fs::read(&path));
+                assert!(read == 0 || read == libc::EIO, "{} gives {read}", path.display());
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+    assert!(promised.lock().unwrap().len() > 10, "the load was no load");
+}
+
+fn write_until(
+    root: &std::path::Path,
+    thread: u64,
+    round: u64,
+    seed: u64,
+    stop: &AtomicBool,
+    promised: &Mutex<BTreeMap<String, (u64, usize)>>,
+) {
+    let mut random = Random(seed);
+    for i in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let (name, seed) = (format!("{round}-{thread}-{i}"), random.next());
+        let len = 1 + random.below(200_000) as usize;
+        let written = (|| -> std::io::Result<()> {
+            let file = File::create_new(root.join(&name))?;
+            file.write_all_at(&pattern(seed, len), 0)?;
+            file.sync_all()?;
+            promised.lock().unwrap().insert(name.clone(), (seed, len));
+            // Behind the promise, and never synced.
+            file.write_all_at(&pattern(seed + 1, 30_000), len as u64)
+        })();
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+fn a_kill_amid_name_changes(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let mut random = Random(7);
+    for round in 0..8 {
+        let root = m.root();
+        let thread = std::thread::spawn(move || {
+            for i in 0.. {
+                let dir = root.join(format!("dir {}", i % 7));
+                let long = dir.join(format!("{i}{}", "-long".repeat(45)));
+                let done = fs::create_dir(&dir)
+                    .or_else(|e| if e.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(e) })
+                    .and_then(|()| fs::write(&long, b"content"))
+                    .and_then(|()| fs::rename(&long, dir.join(format!("short {i}"))))
+                    .and_then(|()| if i % 3 == 0 { fs::remove_dir_all(&dir) } else { Ok(()) });
+                if done.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN) || e.raw_os_error() == Some(libc::ECONNABORTED)) {
+                    return;
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20 + random.below(100)));
+        // SAFETY: a call without pointers, on a child that was not waited for.
+        unsafe { libc::kill(m.pid() as i32, libc::SIGKILL) };
+        thread.join().unwrap();
+        m.kill9();
+        m.mount();
+        // Everything that is listed can be looked at, and files can be removed.
+        for entry in fs::read_dir(m.root()).unwrap() {
+            let dir = entry.unwrap().path();
+            for entry in fs::read_dir(&dir).unwrap() {
+                let path = entry.unwrap().path();
+                fs::metadata(&path).unwrap_or_else(|e| panic!("{} in round {round}: {e}", path.display()));
+            }
+        }
+        for entry in fs::read_dir(m.root()).unwrap() {
+            for inside in fs::read_dir(entry.unwrap().path()).unwrap() {
+                fs::remove_file(inside.unwrap().path()).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            }
+        }
+    }
+}
+
+fn a_dead_mount_says_so(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    fs::write(m.path("file"), b"").unwrap();
+    // SAFETY: a call without pointers, on a child that was not waited for.
+    unsafe { libc::kill(m.pid() as i32, libc::SIGKILL) };
+    wait_until("ENOTCONN", Duration::from_secs(10), || errno(fs::metadata(m.path("file"))) == libc::ENOTCONN);
+    let again = m.mount_command("").output().unwrap();
+    assert_eq!(again.status.code(), Some(8));
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("kmsfs umount"), "{said}");
+    m.kill9();
+    m.mount();
+}
