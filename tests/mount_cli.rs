@@ -108,7 +108,9 @@ fn a_configuration_that_lacks_something_ends_with_3(setup: &Setup) {
     // A file with a secret that others may read, and one with a word that is none.
     use std::os::unix::fs::PermissionsExt;
     let file = m.scratch().join("open.toml");
-    for (text, mode) in [("[kms]\nsecret_key = \"hunter2\"\naccess_key = \"a\"\n", 0o644), ("[kms]\nfrobnicate = 1\n", 0o600)] {
+    for (text, mode) in
+        [("[kms]\nsecret_key = \"hunter2\"\naccess_key = \"a\"\n", 0o644), ("[kms]\nfrobnicate = 1\n", 0o600)]
+    {
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let (code, words) = run(m.mount_command("").arg("--config").arg(&file));

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::io::{Random, errno, open_rw, pattern};
 use common::mounted::text;
-use common::{ALL, AES, Mounted, SM4, SUITES, Setup, Suite};
+use common::{AES, ALL, Mounted, SM4, SUITES, Setup, Suite};
 
 fn main() -> std::process::ExitCode {
     Suite::default()
@@ -259,9 +259,7 @@ fn a_damaged_state_file_is_refused(setup: &Setup) {
     let mut reset = m.mount_command("");
     reset.arg("--reset-state");
     let mut child = reset.spawn().unwrap();
-    common::wait_until("the mount", std::time::Duration::from_secs(20), || {
-        common::mounted::is_mounted(&m.root())
-    });
+    common::wait_until("the mount", std::time::Duration::from_secs(20), || common::mounted::is_mounted(&m.root()));
     assert_eq!(fs::read(m.path("file")).unwrap(), b"text");
     assert!(m.umount_command().status().unwrap().success());
     assert!(common::mounted::wait_for(&mut child).success());

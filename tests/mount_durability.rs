@@ -174,7 +174,9 @@ fn a_kill_amid_name_changes(setup: &Setup) {
                     .and_then(|()| fs::write(&long, b"content"))
                     .and_then(|()| fs::rename(&long, dir.join(format!("short {i}"))))
                     .and_then(|()| if i % 3 == 0 { fs::remove_dir_all(&dir) } else { Ok(()) });
-                if done.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN) || e.raw_os_error() == Some(libc::ECONNABORTED)) {
+                if done.is_err_and(|e| {
+                    e.raw_os_error() == Some(libc::ENOTCONN) || e.raw_os_error() == Some(libc::ECONNABORTED)
+                }) {
                     return;
                 }
             }

@@ -412,8 +412,7 @@ fn ranges_are_copied(setup: &Setup) {
 fn direct_io(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let path = m.path("direct");
-    let direct =
-        File::options().read(true).write(true).create(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    let direct = File::options().read(true).write(true).create(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
     let layout = std::alloc::Layout::from_size_align(1 << 20, 4096).unwrap();
     // SAFETY: a layout that is not empty; the memory is freed below with the same layout.
     let at = unsafe { std::alloc::alloc_zeroed(layout) };

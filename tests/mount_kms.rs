@@ -145,7 +145,8 @@ fn useless_answers_are_errors(setup: &Setup) {
 /// A few failures in a row are retried and nobody notices.
 fn trouble_passes(setup: &Setup) {
     let mut m = Mounted::new(setup);
-    for (i, kind) in [FaultKind::Drop, FaultKind::Status(503), FaultKind::Code("KMS.0512".into())].into_iter().enumerate()
+    for (i, kind) in
+        [FaultKind::Drop, FaultKind::Status(503), FaultKind::Code("KMS.0512".into())].into_iter().enumerate()
     {
         let name = format!("file{i}");
         fs::write(m.path(&name), pattern(1, 10_000)).unwrap();
@@ -260,17 +261,21 @@ fn new_files_while_the_kms_is_silent(setup: &Setup) {
     m.kms().inject(for_ever("generateDataKey", FaultKind::Hang));
     let root = m.root();
     let failed = within("an end of writing", Duration::from_secs(100), move || {
-        (0..20).filter_map(|i| {
-            let mut file = File::create(root.join(format!("{i}"))).unwrap();
-            let written = file.write_all(b"text").and_then(|()| file.sync_all());
-            written.err().map(|e| e.raw_os_error())
-        }).next()
+        (0..20)
+            .filter_map(|i| {
+                let mut file = File::create(root.join(format!("{i}"))).unwrap();
+                let written = file.write_all(b"text").and_then(|()| file.sync_all());
+                written.err().map(|e| e.raw_os_error())
+            })
+            .next()
     });
     let failed = failed.expect("the pool is not endless").unwrap();
     assert_eq!(failed, libc::ETIMEDOUT);
     m.kms().clear_faults();
-    common::wait_until("files can be made again", PATIENCE, || fs::write(m.path("later"), b"text").is_ok()
-        && File::open(m.path("later")).and_then(|file| file.sync_all()).is_ok());
+    common::wait_until("files can be made again", PATIENCE, || {
+        fs::write(m.path("later"), b"text").is_ok()
+            && File::open(m.path("later")).and_then(|file| file.sync_all()).is_ok()
+    });
     assert_eq!(fs::read(m.path("later")).unwrap(), b"text");
 }
 

@@ -29,8 +29,7 @@ pub struct Setup {
     pub dev: bool,
 }
 
-pub const AES: Setup =
-    Setup { name: "aes", suite: "aes-256-gcm", plain_names: false, options: "", dev: false };
+pub const AES: Setup = Setup { name: "aes", suite: "aes-256-gcm", plain_names: false, options: "", dev: false };
 pub const SM4: Setup = Setup { name: "sm4", suite: "sm4-gcm", ..AES };
 pub const PLAIN: Setup = Setup { name: "plain", plain_names: true, ..AES };
 pub const DEV: Setup = Setup { name: "dev", dev: true, ..AES };
@@ -79,7 +78,7 @@ impl Suite {
     }
 
     /// Bodies that act as several users, which only root can.
-    pub fn as_root_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
+    pub fn rooted_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         if rustix::process::geteuid().is_root() {
             return self.on(setups, bodies);
         }

@@ -270,7 +270,8 @@ impl Mounted {
         let backing = self.backing.canonicalize().expect("the backing directory is there");
         let leaked = || -> Vec<PathBuf> {
             let Ok(fds) = std::fs::read_dir(&fds) else { return Vec::new() };
-            let gone = |fd: &Path| std::fs::metadata(fd).is_ok_and(|meta| std::os::unix::fs::MetadataExt::nlink(&meta) == 0);
+            let gone =
+                |fd: &Path| std::fs::metadata(fd).is_ok_and(|meta| std::os::unix::fs::MetadataExt::nlink(&meta) == 0);
             // By the link count, not by the path: a file that lost one of two names is not gone.
             let fds = fds.flatten().map(|fd| fd.path()).filter(|fd| gone(fd));
             fds.filter_map(|fd| std::fs::read_link(fd).ok()).filter(|to| to.starts_with(&backing)).collect()
@@ -285,7 +286,8 @@ impl Mounted {
     /// After a clean end: no file that a crash may leave.
     fn check_backing(&self) {
         let entries = std::fs::read_dir(&self.backing).into_iter().flatten().flatten();
-        let left: Vec<_> = entries.map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("kmsfs.tmp")).collect();
+        let left: Vec<_> =
+            entries.map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("kmsfs.tmp")).collect();
         assert!(left.is_empty(), "temporary files are left: {left:?}");
     }
 }
@@ -359,10 +361,5 @@ pub fn walk(dir: &Path, each: &mut dyn FnMut(&Path)) {
 
 /// Both outputs of a command, for messages.
 pub fn text(output: &Output) -> String {
-    format!(
-        "{}: {}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}: {}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
