@@ -226,6 +226,8 @@ tools_see_sizes() {
 
 fio_verify() { # engine, further arguments
     mkdir -p "$mnt/fio"
+    # It leaves a file of its state where it runs.
+    cd "$work"
     fio --name=verify --directory="$mnt/fio" --size=64M --rw=randwrite --bsrange=1k-64k --ioengine="$1" \
         --verify=crc32c --verify_fatal=1 --do_verify=1 --end_fsync=1 --randseed=7 --output="$work/fio" "${@:2}"
     cat "$work/fio"

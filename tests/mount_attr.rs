@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
     Suite::default()
         .on(&ALL, bodies![modes_are_kept, the_umask_counts, times_are_kept_to_the_nanosecond, times_before_1970])
         .on(&[AES], bodies![a_read_only_mount_changes_nothing, a_second_reader_may_mount, statfs_tells_of_the_backing])
-        .as_root_on(
+        .rooted_on(
             &others,
             bodies![
                 owners_are_kept,
@@ -30,8 +30,8 @@ fn main() -> std::process::ExitCode {
                 sticky_directories_protect,
             ],
         )
-        .as_root_on(&[AES], bodies![others_are_kept_out_by_default])
-        .as_root_on(&[AES.with_options("noexec,nosuid,nodev,noatime")], bodies![mount_flags_are_the_kernels])
+        .rooted_on(&[AES], bodies![others_are_kept_out_by_default])
+        .rooted_on(&[AES.with_options("noexec,nosuid,nodev,noatime")], bodies![mount_flags_are_the_kernels])
         .run()
 }
 
@@ -119,8 +119,8 @@ fn times_before_1970(setup: &Setup) {
         utimensat(CWD, m.path("file"), &times, AtFlags::empty()).unwrap();
         for _ in 0..2 {
             let meta = fs::metadata(m.path("file")).unwrap();
-            assert_eq!((meta.mtime(), meta.mtime_nsec()), (secs, nanos.into()));
-            assert_eq!((meta.atime(), meta.atime_nsec()), (secs, nanos.into()));
+            assert_eq!((meta.mtime(), meta.mtime_nsec()), (secs, nanos));
+            assert_eq!((meta.atime(), meta.atime_nsec()), (secs, nanos));
             m.remount();
         }
     }

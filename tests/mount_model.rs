@@ -97,7 +97,7 @@ impl Run {
         let held = self.handles.iter().find(|handle| std::rc::Rc::ptr_eq(&handle.data, &data));
         let own;
         let file = match held {
-            Some(handle) if operation % 2 == 0 => &handle.file,
+            Some(handle) if operation.is_multiple_of(2) => &handle.file,
             _ => {
                 own = open_rw(&path);
                 &own

@@ -19,7 +19,7 @@ fn main() -> std::process::ExitCode {
     Suite::default()
         .on(&ALL, bodies![attributes_are_kept, attributes_are_listed, flags_are_obeyed, errors_are_the_usual_ones])
         .on(&[AES, SM4], bodies![the_backing_shows_neither_name_nor_value])
-        .as_root_on(&others, bodies![acls_are_kept_and_enforced, default_acls_are_inherited])
+        .rooted_on(&others, bodies![acls_are_kept_and_enforced, default_acls_are_inherited])
         .run()
 }
 

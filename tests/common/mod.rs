@@ -78,7 +78,7 @@ impl Suite {
     }
 
     /// Bodies that act as several users, which only root can.
-    pub fn as_root_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
+    pub fn rooted_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         if rustix::process::geteuid().is_root() {
             return self.on(setups, bodies);
         }
