@@ -113,7 +113,7 @@ fn times_are_kept_to_the_nanosecond(setup: &Setup) {
 fn times_before_1970(setup: &Setup) {
     let mut m = Mounted::new(setup);
     File::create(m.path("file")).unwrap();
-    for (secs, nanos) in [(-1, 0), (-86_400 * 365, 0), (-2_000_000_000, 0)] {
+    for (secs, nanos) in [(-1, 0), (-1, 999_999_999), (-86_400 * 365, 1), (-2_000_000_000, 500)] {
         let time = Timespec { tv_sec: secs, tv_nsec: nanos };
         let times = Timestamps { last_access: time, last_modification: time };
         utimensat(CWD, m.path("file"), &times, AtFlags::empty()).unwrap();

@@ -23,7 +23,15 @@ fn main() -> std::process::ExitCode {
                 another_kms_does_not_open_the_volume,
             ],
         )
-        .on(&[AES, SM4], bodies![a_directory_without_its_marker, damaged_names_are_not_shown])
+        .on(
+            &[AES, SM4],
+            bodies![
+                a_directory_without_its_marker,
+                a_directory_without_its_marker_gets_no_other,
+                a_long_names_link_that_a_crash_left_does_not_keep_a_directory,
+                damaged_names_are_not_shown,
+            ],
+        )
         .on(&SUITES, bodies![a_damaged_file_can_be_replaced])
         .run()
 }
@@ -290,4 +298,34 @@ fn another_kms_does_not_open_the_volume(setup: &Setup) {
     assert!(words.contains("allowed_key_ids"), "{words}");
     m.mount();
     assert_eq!(fs::read(m.path("file")).unwrap(), b"text");
+}
+
+/// A new marker would make every entry foreign, and the file system would show an empty directory.
+fn a_directory_without_its_marker_gets_no_other(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    fs::create_dir(m.path("dir")).unwrap();
+    fs::write(m.path("dir/file"), b"content").unwrap();
+    let marker = m.stored(&m.path("dir")).join("kmsfs.dir");
+    let target = fs::read_link(&marker).unwrap();
+    m.unmount();
+    fs::remove_file(&marker).unwrap();
+    m.mount();
+    assert_eq!(errno(fs::write(m.path("dir/new"), b"")), libc::EIO);
+    m.unmount();
+    std::os::unix::fs::symlink(target, &marker).unwrap();
+    m.mount();
+    assert_eq!(fs::read(m.path("dir/file")).unwrap(), b"content");
+}
+
+fn a_long_names_link_that_a_crash_left_does_not_keep_a_directory(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    fs::create_dir(m.path("dir")).unwrap();
+    fs::write(m.path("dir/file"), b"").unwrap();
+    fs::remove_file(m.path("dir/file")).unwrap();
+    let stored = m.stored(&m.path("dir"));
+    m.unmount();
+    std::os::unix::fs::symlink("whole", stored.join(format!("kmsfs.long.{}.name", "A".repeat(43)))).unwrap();
+    m.mount();
+    assert_eq!(fs::read_dir(m.path("dir")).unwrap().count(), 0);
+    fs::remove_dir(m.path("dir")).unwrap();
 }

@@ -187,7 +187,7 @@ fn a_kill_amid_name_changes(setup: &Setup) {
         thread.join().unwrap();
         m.kill9();
         m.mount();
-        // Everything that is listed can be looked at, and files can be removed.
+        // Everything that is listed can be looked at, and removed: also directories that hold a dead name's link.
         for entry in fs::read_dir(m.root()).unwrap() {
             let dir = entry.unwrap().path();
             for entry in fs::read_dir(&dir).unwrap() {
@@ -195,10 +195,9 @@ fn a_kill_amid_name_changes(setup: &Setup) {
                 fs::metadata(&path).unwrap_or_else(|e| panic!("{} in round {round}: {e}", path.display()));
             }
         }
-        for entry in fs::read_dir(m.root()).unwrap() {
-            for inside in fs::read_dir(entry.unwrap().path()).unwrap() {
-                fs::remove_file(inside.unwrap().path()).unwrap_or_else(|e| panic!("round {round}: {e}"));
-            }
+        let entries: Vec<_> = fs::read_dir(m.root()).unwrap().flatten().collect();
+        for entry in entries {
+            fs::remove_dir_all(entry.path()).unwrap_or_else(|e| panic!("round {round}: {e}"));
         }
     }
 }

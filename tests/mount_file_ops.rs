@@ -37,6 +37,7 @@ fn main() -> std::process::ExitCode {
             &SUITES,
             bodies![
                 appends_go_to_the_end,
+                times_are_kept_over_a_close,
                 opening_can_truncate,
                 truncation_down_and_up,
                 holes_read_as_zeros,
@@ -609,4 +610,26 @@ fn many_writers_of_one_file(setup: &Setup) {
     assert!(fs::read(&path).unwrap() == data);
     m.remount();
     assert!(fs::read(&path).unwrap() == data);
+}
+
+/// Found here: the record that a close writes moved the mtime that the kernel had set before.
+fn times_are_kept_over_a_close(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let path = m.path("file");
+    fs::write(&path, b"1").unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    // Rewritten, then given a time through the descriptor, as tar does it.
+    let file = open_rw(&path);
+    file.write_all_at(b"2", 0).unwrap();
+    file.set_modified(old).unwrap();
+    drop(file);
+    m.remount();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), old);
+    // What stat says while the file is open is what is stored.
+    let file = open_rw(&path);
+    file.write_all_at(b"3", 0).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    drop(file);
+    m.remount();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
 }
