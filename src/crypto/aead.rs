@@ -229,6 +229,19 @@ mod tests {
         assert_eq!(hex::encode(block), "681edf34d206965e86b3e94f536e4246");
     }
 
+    /// GB/T 32907-2016 A.2: a million encryptions.
+    #[test]
+    fn sm4_gbt32907_a_million_times() {
+        use sm4::cipher::BlockCipherEncrypt;
+        let key = hex::decode("0123456789abcdeffedcba9876543210").expect("hex");
+        let cipher = <Sm4 as sm4::cipher::KeyInit>::new_from_slice(&key).expect("16 bytes");
+        let mut block = sm4::cipher::Array::try_from(key.as_slice()).expect("16 bytes");
+        for _ in 0..1_000_000 {
+            cipher.encrypt_block(&mut block);
+        }
+        assert_eq!(hex::encode(block), "595298c7c6fd271f0402f804c33d3f66");
+    }
+
     #[test]
     fn self_tests_pass() {
         assert_eq!(self_test(Suite::Aes256Gcm), Ok(()));

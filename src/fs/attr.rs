@@ -107,6 +107,8 @@ impl Fs {
             backing::chmod(inode.fd()?.as_fd(), mode)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
+            // A close that writes the record puts the mtime back that it found: not over this one.
+            let _closing = inode.open.lock();
             let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
             backing::set_times(inode.fd()?.as_fd(), &times)?;
         }

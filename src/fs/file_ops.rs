@@ -119,7 +119,10 @@ impl Fs {
             return Ok(());
         }
         let file = &handle.file;
+        // With the lock that setting times takes: a record that is written here keeps the mtime.
+        let open = file.inode.open.lock();
         let sync = file.content.write().begin_sync()?;
+        drop(open);
         // Not under the lock: readers and writers go on.
         sync.barrier()?;
         file.content.write().end_sync(&sync);
