@@ -322,9 +322,17 @@ impl Fs {
         };
         let stored = self.names().store(&id, name)?;
         if let StoredName::Long { link, whole, .. } = &stored {
-            match backing::symlink(whole, parent.fd()?.as_fd(), link) {
+            let fd = parent.fd()?;
+            match backing::symlink(whole, fd.as_fd(), link) {
                 Ok(()) => dir.unsynced = true,
-                Err(Errno::EXIST) => {}
+                // There with the entry, or left by a crash; one that was damaged would hide the new entry.
+                Err(Errno::EXIST) => {
+                    if backing::read_link(fd.as_fd(), link).ok().as_ref() != Some(whole) {
+                        backing::unlink(fd.as_fd(), link)?;
+                        backing::symlink(whole, fd.as_fd(), link)?;
+                        dir.unsynced = true;
+                    }
+                }
                 Err(e) => return Err(e.into()),
             }
         }
