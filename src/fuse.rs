@@ -3,6 +3,7 @@
 //! An operation that needs a key which is not at hand moves, reply and all, into a task: no loop waits for the network.
 //! A panic in an operation becomes EIO for its caller and a line in the log.
 
+mod convert;
 pub mod session;
 
 use std::ffi::OsStr;
@@ -13,16 +14,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::fs::dirs::Listing;
 use crate::fs::file_ops::Allocate;
-use crate::fs::{Attr, Caller, Entry, Fs, FsError, Ready, Result, SetAttr, SetTime, Wait};
+use crate::fs::{Entry, Fs, FsError, Ready, Result, SetAttr, Wait};
+
+use convert::{caller, file_attr, file_type, name_only, set_time};
 
 /// Nobody else changes the backing of an exclusive mount: what the kernel knows stays true.
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -30,8 +33,6 @@ const TTL: Duration = Duration::from_secs(24 * 3600);
 const TRIES: usize = 4;
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
-/// What `stat` says is the best size of a read.
-const BLKSIZE: u32 = 4096;
 
 /// What the kernel is asked for, one at a time: a refusal of one is logged and no reason to do without the others.
 const CAPABILITIES: [(InitFlags, &str); 9] = [
@@ -117,60 +118,6 @@ fn logged<T>(fs: &Fs, name: &'static str, ino: INodeNo, done: Result<T>) -> Resu
 
 fn errno(e: &FsError) -> Errno {
     Errno::from_i32(e.errno())
-}
-
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), umask }
-}
-
-fn file_type(kind: rustix::fs::FileType) -> FileType {
-    match kind {
-        rustix::fs::FileType::Directory => FileType::Directory,
-        rustix::fs::FileType::Symlink => FileType::Symlink,
-        rustix::fs::FileType::Fifo => FileType::NamedPipe,
-        rustix::fs::FileType::Socket => FileType::Socket,
-        rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
-        rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
-        _ => FileType::RegularFile,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: file_type(attr.kind),
-        perm: attr.perm,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: BLKSIZE,
-        flags: 0,
-    }
-}
-
-fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
-    time.map(|time| match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(as_the_kernel_meant(at)),
-    })
-}
-
-/// fuser 0.18.0 takes a fraction of a second before 1970 off instead of adding it: (-2 s, 0.3 s) is -1.7 s.
-fn as_the_kernel_meant(at: SystemTime) -> SystemTime {
-    match at.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(_) => at,
-        Err(e) => {
-            let (secs, nanos) = (e.duration().as_secs(), e.duration().subsec_nanos());
-            SystemTime::UNIX_EPOCH - Duration::from_secs(secs) + Duration::from_nanos(nanos.into())
-        }
-    }
 }
 
 fn reply_entry(reply: ReplyEntry, entry: Result<Entry>) {
@@ -581,25 +528,5 @@ impl Filesystem for Adapter {
                 Err(e) => reply.error(errno(&e)),
             },
         );
-    }
-}
-
-fn name_only(ino: u64, kind: rustix::fs::FileType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(kind),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLKSIZE,
-        flags: 0,
     }
 }

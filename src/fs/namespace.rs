@@ -97,28 +97,29 @@ impl Fs {
     }
 
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.writable()?;
-        let parent = self.inode(parent)?;
-        let dir = parent.dir.lock();
-        let stored = self.existing_name(&parent, &dir, name)?;
-        let dir_fd = parent.fd()?;
-        let victim = self.victim(dir_fd.as_fd(), stored.entry());
-        backing::unlink(dir_fd.as_fd(), stored.entry())?;
-        if let Some(victim) = victim {
-            victim.removed();
-        }
-        self.drop_long_link(&parent, &stored);
-        Ok(())
+        self.remove(parent, name, |_, dir, entry| Ok(backing::unlink(dir, entry)?))
     }
 
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, |parent, dir, entry| {
+            self.without_marker(parent, entry, || backing::rmdir(dir, entry))
+        })
+    }
+
+    /// Removes an entry by `call`, then the link of a long name.
+    fn remove(
+        &self,
+        parent: u64,
+        name: &[u8],
+        call: impl FnOnce(&Inode, BorrowedFd<'_>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         self.writable()?;
         let parent = self.inode(parent)?;
+        let dir_fd = parent.fd()?;
         let dir = parent.dir.lock();
         let stored = self.existing_name(&parent, &dir, name)?;
-        let dir_fd = parent.fd()?;
         let victim = self.victim(dir_fd.as_fd(), stored.entry());
-        self.without_marker(&parent, stored.entry(), || backing::rmdir(dir_fd.as_fd(), stored.entry()))?;
+        call(&parent, dir_fd.as_fd(), stored.entry())?;
         if let Some(victim) = victim {
             victim.removed();
         }
