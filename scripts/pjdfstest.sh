@@ -35,13 +35,14 @@ if ! "$pjdfstest" --version 2>/dev/null | grep -qF "$version"; then
     cargo install --quiet pjdfstest --version "$version" --root "$tools" || exit 2
 fi
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-pjd-XXXXXX")
+# Short: the tests bind sockets below, and a socket's path has at most 107 bytes.
+work=$(mktemp -d "${TMPDIR:-/tmp}/pjd-XXXX")
 chmod 755 "$work"
 other=$(mktemp -d /dev/shm/kmsfs-pjd-XXXXXX)
 export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
 finish() {
     cd /
-    for mnt in "$work"/mnt-*; do
+    for mnt in "$work"/m?; do
         if grep -qF " $mnt " /proc/self/mountinfo; then
             "$kmsfs" umount "$mnt" 2>/dev/null || umount -l "$mnt"
         fi
@@ -102,20 +103,21 @@ run() {
 }
 
 for names in encrypted plain; do
-    mkdir "$work/mnt-$names"
+    mnt=$work/m${names:0:1}
+    mkdir "$mnt"
     flag=
     [ $names = plain ] && flag=--plain-names
     "$kmsfs" init --dev $flag "$work/$names" >/dev/null 2>&1 || exit 2
-    "$kmsfs" mount --dev -o allow_other "$work/$names" "$work/mnt-$names" || exit 2
-    chmod 755 "$work/mnt-$names"
+    "$kmsfs" mount --dev -o allow_other "$work/$names" "$mnt" || exit 2
+    chmod 755 "$mnt"
     write_config false
-    run "$names names" "$work/mnt-$names" "$@" || failed_any=true
+    run "$names names" "$mnt" "$@" || failed_any=true
     # In a process of their own: others leave files open for writing (on every file system), which forbids the remount.
     if [ $# = 0 ]; then
         write_config true
-        run "$names names, remounts" "$work/mnt-$names" erofs || failed_any=true
+        run "$names names, remounts" "$mnt" erofs || failed_any=true
     fi
-    "$kmsfs" umount "$work/mnt-$names" || failed_any=true
+    "$kmsfs" umount "$mnt" || failed_any=true
 done
 if $backing; then
     mkdir "$work/bare"
