@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use crate::backing;
 use crate::crypto::aead::AeadKey;
 use crate::crypto::secret::SecretBytes;
-use crate::durable::{Durability, Sessions, Standing};
+use crate::durable::{Sessions, Standing};
 use crate::format::block::{self, Meta, Nonces, Shape, Slot, Version};
 use crate::format::derived::{FileKeys, VolumeKeys};
 use crate::format::file_header::{FileHeader, HeaderError, TooLong, Wrapping};
@@ -40,7 +40,6 @@ pub use write::Sealed;
 pub struct Volume {
     pub keys: VolumeKeys,
     pub sessions: Sessions,
-    pub durability: Durability,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
-//! What is on disk for sure: sessions, barriers, durability (`docs/FORMAT.md` sections 6 and 8).
+//! What is on disk for sure: the sessions of a volume (`docs/FORMAT.md` section 6). The place for rounds and redo files,
+//! which durability `safe` needs (section 8).
 //!
-//! A change of a stored file has a *first* and a *second half* with a barrier between; [`Durability`] says whether the
-//! second half waits for one. Lock order: a file's content lock, then [`Sessions::change`], then the list of sessions.
+//! Lock order: a file's content lock, then [`Sessions::change`], then the list of sessions.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,6 @@ use crate::crypto::random;
 use crate::format::state::State;
 use crate::format::volume::hex;
 use crate::format::{STATE_FILE, TMP_PREFIX};
-
-/// How much a power cut may cost (`docs/FORMAT.md` section 8, rule 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// No redo places, and no barrier between the halves of an overwrite: a power cut may tear a block that was being
-    /// overwritten, as with other encrypted file systems.
-    Fast,
-}
 
 /// How the session that wrote a record stands to this mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

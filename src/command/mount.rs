@@ -9,7 +9,7 @@ use crate::cli::Mount;
 use crate::cli::exit_code::Exit;
 use crate::content;
 use crate::crypto::{aead, secret};
-use crate::durable::{Durability, Sessions};
+use crate::durable::Sessions;
 use crate::format::volume::hex;
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::Adapter;
@@ -93,7 +93,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     if settings.durability == Some(crate::config::Durability::Safe) {
         return fail(Exit::Config, "mount.durability = \"safe\" is not in this version: see docs/DESIGN.md");
     }
-    let shared = Arc::new(content::Volume { keys: volume_keys, sessions, durability: Durability::Fast });
+    let shared = Arc::new(content::Volume { keys: volume_keys, sessions });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
     let fs_options = FsOptions { read_only: options.read_only, change_owner: rustix::process::geteuid().is_root() };
     let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys.clone(), root, fs_options)

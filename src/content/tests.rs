@@ -26,7 +26,7 @@ impl Bench {
         let path = dir.path().join("file");
         std::fs::File::create(&path).expect("creates");
         Self {
-            volume: Arc::new(Volume { keys, sessions, durability: Durability::Fast }),
+            volume: Arc::new(Volume { keys, sessions }),
             path,
             key: SecretBytes::copy_of(&[2; 32][..suite.key_len()]).expect("fits"),
             _dir: dir,

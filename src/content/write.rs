@@ -133,18 +133,12 @@ impl Content {
         let mut out = Vec::new();
         for block in if first == last { vec![first] } else { vec![first, last] } {
             let (start, stop) = (block * BLOCK, (block + 1) * BLOCK);
-            if off <= start && (end >= stop || end >= self.size) && end > start && off.max(start) == start {
-                if end >= stop {
-                    continue;
-                }
-                // Covers all that the file has of this block: nothing to read.
-                let mut plain = vec![0; BLOCK_LEN];
-                plain[..(end - start) as usize].copy_from_slice(&data[(start - off) as usize..]);
-                out.push((block, plain));
+            if off <= start && end >= stop {
                 continue;
             }
             let mut plain = vec![0; BLOCK_LEN];
-            if start < self.size {
+            // What covers all that the file has of this block needs no reading.
+            if start < self.size && !(off <= start && end >= self.size) {
                 self.read_blocks(block, 1, scratch)?;
                 let inside = (self.size - start).min(BLOCK) as usize;
                 plain[..inside].copy_from_slice(&scratch.data(BLOCK_LEN)[..inside]);
@@ -170,7 +164,6 @@ impl Content {
         scratch: &mut Scratch,
         sealed: Option<Sealed>,
     ) -> Result<()> {
-        let file = self.file.clone();
         let mut nonces = Nonces::for_request();
         let new_file = self.stored_len == 0;
         let mut edit = Edit::default();
@@ -194,9 +187,7 @@ impl Content {
         self.size = old_size;
         issued?;
         self.stored_len = self.stored_len.max((data_page(range.end - 1) + 1) * BLOCK);
-        self.finish(new_size, becomes_sparse, completed, new_file)?;
-        drop(file);
-        Ok(())
+        self.finish(new_size, becomes_sparse, completed, new_file)
     }
 
     /// After the data and its slots: map bits, record, stored length.

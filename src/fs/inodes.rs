@@ -179,10 +179,6 @@ impl Inode {
     pub fn stat(&self) -> Result<Stat> {
         Ok(backing::stat(self.fd()?.as_fd())?)
     }
-
-    pub fn is_dir(&self) -> bool {
-        self.kind == FileType::Directory
-    }
 }
 
 impl Drop for Inode {
