@@ -3,20 +3,29 @@
 //! The functions of a family do their checks in the order of the specification: required fields (12), formats (13), existence (14),
 //! kind and usage (15), state (16), and then the operation (17).
 
+pub mod alias;
+pub mod asymmetric;
+pub mod data_key;
+pub mod import;
 pub mod key_compute;
 pub mod key_lifecycle;
+pub mod key_version;
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::error::*;
 use crate::fault::{FaultKind, Faults, OPERATION_STEP, Phase};
 use crate::fields::Fields;
 use crate::key::{Key, is_alias, is_id};
+use crate::random::Random;
 use crate::service::{Service, Switches};
-use crate::store::ChangeError;
+use crate::store::{ChangeError, State};
 
 /// The payload of a success, or why there is none.
 pub type Reply = Result<Map<String, Value>, Refusal>;
@@ -57,31 +66,123 @@ impl Call<'_> {
         self.fields.text(name).filter(|text| !text.is_empty())
     }
 
-    /// Finds the key of a `cmkUuid` field that has passed [`key_name`].
-    pub fn find_key(&self, name: KeyName<'_>) -> Result<Arc<Key>, Refusal> {
-        match name {
-            KeyName::Id(id) => self.service.store.key(id).ok_or(KMS_0301.into()),
-            KeyName::Alias(alias) => self.service.store.key_by_alias(alias).ok_or(KMS_0303.into()),
+    /// A text or a number, as text; "" counts as absent.
+    pub fn text_or_number(&self, name: &str) -> Option<String> {
+        match self.fields.value(name)? {
+            Value::String(text) if text.is_empty() => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
         }
     }
 
+    pub fn random(&self) -> &Random {
+        &self.service.random
+    }
+
+    /// Finds the key of a `cmkUuid` field that has passed [`key_name`].
+    pub fn find_key(&self, name: KeyName<'_>) -> Result<Arc<Key>, Refusal> {
+        match name {
+            KeyName::Id(id) => self.key_or(id, KMS_0301),
+            KeyName::Alias(alias) => self.permitted(self.service.store.key_by_alias(alias).ok_or(KMS_0303)?),
+        }
+    }
+
+    /// The key of an id; `missing` if there is none.
+    pub fn key_or(&self, id: &str, missing: Code) -> Result<Arc<Key>, Refusal> {
+        self.permitted(self.service.store.key(id).ok_or(missing)?)
+    }
+
+    /// A key that the caller may use.
+    pub fn permitted(&self, key: Arc<Key>) -> Result<Arc<Key>, Refusal> {
+        Ok(key)
+    }
+
+    /// Steps 12 to 14 of an API whose one field is the id of a key.
+    pub fn addressed_key(&self) -> Result<Arc<Key>, Refusal> {
+        self.reach(step::REQUIRED)?;
+        let name = self.required("cmkUuid", KMS_0102)?;
+        self.reach(step::FORMAT)?;
+        let name = key_name(name, false)?;
+        self.reach(step::EXISTENCE)?;
+        self.find_key(name)
+    }
+
     /// Changes a key. `failed` is what the client hears when the store cannot write.
-    pub fn change(
+    pub fn change_key(
         &self,
         id: &str,
         failed: Code,
         change: impl FnOnce(&mut Key) -> Result<(), Code>,
     ) -> Result<Arc<Key>, Refusal> {
-        self.service.store.change(id, change).map_err(|error| match error {
-            ChangeError::NoSuchKey => KMS_0301.into(),
-            ChangeError::Refused(code) => code.into(),
-            ChangeError::Store(error) => internal(self.api, &error, failed),
-        })
+        self.service.store.change_key(id, change).map_err(|error| self.refusal(error, failed))
     }
 
-    pub fn internal(&self, error: &dyn std::error::Error, code: Code) -> Refusal {
-        internal(self.api, error, code)
+    /// Changes any records. `failed` is what the client hears when the store cannot write.
+    pub fn change<R>(
+        &self,
+        failed: Code,
+        change: impl FnOnce(&mut State) -> Result<R, ChangeError>,
+    ) -> Result<R, Refusal> {
+        self.service.store.change(change).map_err(|error| self.refusal(error, failed))
     }
+
+    fn refusal(&self, error: ChangeError, failed: Code) -> Refusal {
+        match error {
+            ChangeError::NoSuchKey => KMS_0301.into(),
+            ChangeError::Refused(code) => code.into(),
+            ChangeError::Store(error) => self.internal(&error, failed),
+        }
+    }
+
+    /// A trouble of the mock itself: the client hears a code of the service, whoever runs the mock reads the cause.
+    pub fn internal(&self, error: &dyn std::error::Error, code: Code) -> Refusal {
+        eprintln!("kms-mock: {}: {error}", self.api);
+        code.into()
+    }
+
+    /// `pageNumber` and `pageSize` with their defaults.
+    pub fn page(&self) -> Result<Page, Refusal> {
+        let number = |name, default, wrong: Code| match self.fields.value(name) {
+            None => Ok(default),
+            Some(value) => value.as_u64().filter(|number| *number >= 1).ok_or(Refusal::from(wrong)),
+        };
+        let page = Page { number: number("pageNumber", 1, KMS_0101)?, size: number("pageSize", 10, KMS_0231)? };
+        match page.size {
+            size if size > HUGE_PAGE_SIZE => Err(KMS_0130.into()),
+            size if size > MAX_PAGE_SIZE => Err(KMS_0231.into()),
+            _ => Ok(page),
+        }
+    }
+}
+
+const MAX_PAGE_SIZE: u64 = 100;
+/// Above this the page is not merely over the threshold (0231) but too large (0130).
+const HUGE_PAGE_SIZE: u64 = 1000;
+
+/// Which part of a list a client wants to see.
+pub struct Page {
+    number: u64,
+    size: u64,
+}
+
+impl Page {
+    /// The answer with this page of the rows under `name`.
+    pub fn of<T>(&self, name: &str, rows: &[T], show: impl Fn(&T) -> Map<String, Value>) -> Map<String, Value> {
+        let start = usize::try_from((self.number - 1).saturating_mul(self.size)).unwrap_or(usize::MAX);
+        let shown: Vec<Value> = rows.iter().skip(start).take(self.size as usize).map(|row| show(row).into()).collect();
+        let mut reply = Map::new();
+        for (name, number) in [("pageNumber", self.number), ("pageSize", self.size), ("totalCount", rows.len() as u64)]
+        {
+            reply.insert(name.to_owned(), number.into());
+        }
+        reply.insert(name.to_owned(), shown.into());
+        reply
+    }
+}
+
+/// Bytes of a Base64 text.
+pub fn base64(text: &str, wrong: Code) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    Ok(Zeroizing::new(BASE64.decode(text).map_err(|_| wrong)?))
 }
 
 /// The fault that waits for a call of `api` at this step of the checks, if there is one.
@@ -90,12 +191,6 @@ pub fn reach(faults: &Faults, api: &str, step: u8) -> Result<(), Refusal> {
         Some(FaultKind::Code(code) | FaultKind::CodeAt { code, .. }) => Err(Refusal::named(&code)),
         _ => Ok(()),
     }
-}
-
-/// A trouble of the mock itself: the client hears a code of the service, whoever runs the mock reads the cause.
-fn internal(api: &str, error: &dyn std::error::Error, code: Code) -> Refusal {
-    eprintln!("kms-mock: {api}: {error}");
-    code.into()
 }
 
 /// How a request names a key.

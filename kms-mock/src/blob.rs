@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::key::{Cipher, Key, KeyVersion, is_id};
+use crate::random::Random;
 
 const BLOCK: usize = 16;
 const NONCE: usize = 12;
@@ -64,28 +65,30 @@ impl Blob {
         })
     }
 
-    /// The plaintext, or `None` if tag or padding is wrong.
+    /// The plaintext, or `None` if tag or padding is wrong, or the version is one of an asymmetric key.
     pub fn open(&self, version: &KeyVersion, mode: PayloadMode) -> Option<Zeroizing<Vec<u8>>> {
+        let cipher = version.cipher()?;
         match mode {
-            PayloadMode::Gcm => open_gcm(&version.cipher, &self.associated, &self.payload),
-            PayloadMode::Legacy => open_legacy(&version.cipher, &self.payload),
+            PayloadMode::Gcm => open_gcm(cipher, &self.associated, &self.payload),
+            PayloadMode::Legacy => open_legacy(cipher, &self.payload),
         }
     }
 }
 
-/// Encrypts under one version of a key.
-pub fn seal(key: &Key, version: &KeyVersion, mode: PayloadMode, plain: &[u8]) -> Result<String, getrandom::Error> {
-    let mut nonce = [0; NONCE];
-    if mode == PayloadMode::Gcm {
-        getrandom::fill(&mut nonce)?;
-    }
+/// Encrypts under one version of a key; `None` if it is asymmetric.
+pub fn seal(key: &Key, version: &KeyVersion, mode: PayloadMode, plain: &[u8], random: &Random) -> Option<String> {
+    let cipher = version.cipher()?;
     let mut blob = associated_data(&key.id, &version.id);
     let payload = match mode {
-        PayloadMode::Gcm => seal_gcm(&version.cipher, &nonce, &blob, plain),
-        PayloadMode::Legacy => seal_legacy(&version.cipher, plain),
+        PayloadMode::Gcm => {
+            let mut nonce = [0; NONCE];
+            random.fill(&mut nonce);
+            seal_gcm(cipher, &nonce, &blob, plain)
+        }
+        PayloadMode::Legacy => seal_legacy(cipher, plain),
     };
     blob.extend_from_slice(&payload);
-    Ok(BASE64.encode(blob))
+    Some(BASE64.encode(blob))
 }
 
 fn associated_data(cmk_uuid: &str, key_version_id: &str) -> Vec<u8> {
@@ -163,7 +166,15 @@ mod tests {
 
     fn key(spec: KeySpec, material: Vec<u8>) -> (Key, KeyVersion) {
         let version = KeyVersion::new(VERSION.into(), spec, Zeroizing::new(material), 0).expect("right length");
-        (Key { id: CMK.into(), ..Key::external(spec, Protection::Hsm, 0) }, version)
+        (Key::bare(spec, Protection::Hsm, 0, CMK.into()), version)
+    }
+
+    fn cipher(version: &KeyVersion) -> &Cipher {
+        version.cipher().expect("a symmetric key")
+    }
+
+    fn sealed(key: &Key, version: &KeyVersion, mode: PayloadMode, plain: &[u8]) -> String {
+        seal(key, version, mode, plain, &Random::from_seed("blob")).expect("a symmetric key")
     }
 
     fn both() -> [(Key, KeyVersion); 2] {
@@ -183,7 +194,7 @@ mod tests {
         let (_, version) = &both()[0];
         let nonce: [u8; 12] = std::array::from_fn(|i| i as u8);
         let plain: Vec<u8> = (0x20..0x40).collect();
-        let payload = seal_gcm(&version.cipher, &nonce, &associated_data(CMK, VERSION), &plain);
+        let payload = seal_gcm(cipher(version), &nonce, &associated_data(CMK, VERSION), &plain);
         assert_eq!(
             hex::encode(payload),
             "000102030405060708090a0b6723f438e1c0e43ca568bda09dc45642b3e7b507c44e694b005edfbe21543e8d87825f8933cc74aa5f931c9636d0712f"
@@ -193,15 +204,15 @@ mod tests {
     #[test]
     fn legacy_vector() {
         let (key, version) = &both()[0];
-        assert_eq!(hex::encode(seal_legacy(&version.cipher, b"Hello world")), "6d3346ee91e49eb88a0fb1f50dc5ec43");
-        assert_eq!(seal(key, version, PayloadMode::Legacy, b"Hello world").expect("sealed").len(), VENDOR.len());
+        assert_eq!(hex::encode(seal_legacy(cipher(version), b"Hello world")), "6d3346ee91e49eb88a0fb1f50dc5ec43");
+        assert_eq!(sealed(key, version, PayloadMode::Legacy, b"Hello world").len(), VENDOR.len());
     }
 
     #[test]
     fn lengths_for_a_data_key() {
         let (key, version) = &both()[0];
-        assert_eq!(seal(key, version, PayloadMode::Gcm, &[7; 32]).expect("sealed").len(), 220);
-        assert_eq!(seal(key, version, PayloadMode::Legacy, &[7; 32]).expect("sealed").len(), 204);
+        assert_eq!(sealed(key, version, PayloadMode::Gcm, &[7; 32]).len(), 220);
+        assert_eq!(sealed(key, version, PayloadMode::Legacy, &[7; 32]).len(), 204);
     }
 
     #[test]
@@ -209,10 +220,9 @@ mod tests {
         for (key, version) in both() {
             for len in 0..70 {
                 let plain: Vec<u8> = (0..len).collect();
-                let gcm = Blob::parse(&seal(&key, &version, PayloadMode::Gcm, &plain).expect("sealed")).expect("blob");
+                let gcm = Blob::parse(&sealed(&key, &version, PayloadMode::Gcm, &plain)).expect("blob");
                 assert_eq!(gcm.open(&version, PayloadMode::Gcm).as_deref(), Some(&plain));
-                let legacy =
-                    Blob::parse(&seal(&key, &version, PayloadMode::Legacy, &plain).expect("sealed")).expect("blob");
+                let legacy = Blob::parse(&sealed(&key, &version, PayloadMode::Legacy, &plain)).expect("blob");
                 assert_eq!(legacy.open(&version, PayloadMode::Legacy).as_deref(), Some(&plain));
                 assert_eq!(legacy.open(&version, PayloadMode::Gcm), None);
             }
@@ -222,8 +232,7 @@ mod tests {
     #[test]
     fn gcm_notices_every_changed_byte() {
         for (key, version) in both() {
-            let sealed = seal(&key, &version, PayloadMode::Gcm, b"secret").expect("sealed");
-            let bytes = BASE64.decode(sealed).expect("Base64");
+            let bytes = BASE64.decode(sealed(&key, &version, PayloadMode::Gcm, b"secret")).expect("Base64");
             for at in 0..bytes.len() {
                 let mut changed = bytes.clone();
                 changed[at] ^= 1;

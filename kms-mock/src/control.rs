@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::error;
 use crate::fault::{Fault, FaultKind, OPERATION_STEP};
-use crate::routes::ROUTES;
+use crate::routes;
 use crate::service::Service;
 use crate::tenants::Tenant;
 
@@ -135,7 +135,7 @@ fn inject(service: &Service, request: FaultRequest) -> Result<Value, String> {
         Some(times) => u32::try_from(times).map_err(|_| "times is -1 or a number of calls")?,
     };
     // A name that is misspelt would wait for ever.
-    if let Some(api) = request.api.as_deref().filter(|api| !ROUTES.iter().any(|route| route.api == *api)) {
+    if let Some(api) = request.api.as_deref().filter(|api| !routes::is_api(api)) {
         return Err(format!("there is no API {api}"));
     }
     let delay = request.delay_ms.map(|ms| FaultKind::Delay(Duration::from_millis(ms)));

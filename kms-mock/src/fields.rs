@@ -73,13 +73,36 @@ fn compact(raw: &str) -> String {
         .collect()
 }
 
+/// A field of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Whether every request needs it. The API itself refuses a request without, by the code that the table has for that.
+    pub required: bool,
+}
+
+pub const fn required(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, required: true }
+}
+
+pub const fn optional(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, required: false }
+}
+
 /// The JSON types that are sensible for a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Kind {
     Text,
     Number,
     TextOrNumber,
-    /// A value that the API judges itself, because the table has a code for a wrong type.
+    /// A list of texts; the API judges its elements.
+    Texts,
+    /// A list of objects with these fields; the API judges its elements.
+    Objects(&'static [Field]),
+    /// True or false; the API judges it itself, because the table has a code for anything else.
+    Flag,
+    /// A value that the API judges itself.
     Any,
 }
 
@@ -90,15 +113,15 @@ pub struct Fields(BTreeMap<&'static str, Value>);
 
 impl Fields {
     /// `None` if a field has the wrong type, is given twice or cannot be read.
-    pub fn typed(raw: &RawFields, known: &[(&'static str, Kind)]) -> Option<Self> {
+    pub fn typed(raw: &RawFields, known: &[Field]) -> Option<Self> {
         let mut fields = BTreeMap::new();
         for (name, value) in &raw.0 {
-            let Some((name, kind)) = known.iter().find(|(known, _)| known == name) else { continue };
+            let Some(field) = known.iter().find(|known| known.name == name) else { continue };
             let value: Value = serde_json::from_str(value.get()).ok()?;
             if value.is_null() {
                 continue;
             }
-            if !is_sensible(&value, *kind) || fields.insert(*name, value).is_some() {
+            if !is_sensible(&value, field.kind) || fields.insert(field.name, value).is_some() {
                 return None;
             }
         }
@@ -119,13 +142,16 @@ fn is_sensible(value: &Value, kind: Kind) -> bool {
         Kind::Text => value.is_string(),
         Kind::Number => value.is_number(),
         Kind::TextOrNumber => value.is_string() || value.is_number(),
-        Kind::Any => true,
+        Kind::Texts | Kind::Objects(_) => value.is_array(),
+        Kind::Flag | Kind::Any => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TEXTS: Field = optional("e", Kind::Texts);
 
     #[test]
     fn only_objects_are_bodies() {
@@ -148,13 +174,13 @@ mod tests {
 
     #[test]
     fn types_are_checked_for_known_fields_only() {
-        let known: &[(&'static str, Kind)] = &[("a", Kind::Text), ("b", Kind::Number), ("c", Kind::TextOrNumber)];
+        let known = &[required("a", Kind::Text), optional("b", Kind::Number), optional("c", Kind::TextOrNumber), TEXTS];
         let typed = |body: &str| Fields::typed(&RawFields::parse(body.as_bytes()).expect("object"), known);
-        let fields = typed(r#"{"a":"x","b":1,"c":"2","d":{},"e":[]}"#).expect("sensible");
+        let fields = typed(r#"{"a":"x","b":1,"c":"2","d":{},"e":["x"]}"#).expect("sensible");
         assert_eq!(fields.text("a"), Some("x"));
         assert!(fields.value("d").is_none());
         assert!(typed(r#"{"a":null}"#).expect("sensible").value("a").is_none());
-        for body in [r#"{"a":1}"#, r#"{"b":"1"}"#, r#"{"c":true}"#, r#"{"a":"x","a":"y"}"#] {
+        for body in [r#"{"a":1}"#, r#"{"b":"1"}"#, r#"{"c":true}"#, r#"{"a":"x","a":"y"}"#, r#"{"e":"x"}"#] {
             assert!(typed(body).is_none(), "{body}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(3000), "]".repeat(3000));

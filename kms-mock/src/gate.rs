@@ -40,7 +40,7 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     let (now, switches, api) = (service.clock.now(), service.switches(), arrived.route.api);
     let at = |step| reach(&service.faults, api, step);
     // What is due by time happens before anybody looks. If the store cannot write, the change stays due.
-    if let Err(error) = service.store.tick(now) {
+    if let Err(error) = service.store.tick(now, &service.random) {
         eprintln!("kms-mock: {error}");
     }
     at(1)?;
@@ -74,7 +74,7 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
         return Err(KMS_0129.into());
     }
     at(11)?;
-    let fields = raw.and_then(|raw| Fields::typed(&raw, arrived.route.fields)).ok_or(KMS_0128)?;
+    let fields = raw.and_then(|raw| Fields::typed(&raw, arrived.route.request)).ok_or(KMS_0128)?;
     Ok(Call { service, api, access_key: access_key.to_owned(), fields, switches, now })
 }
 

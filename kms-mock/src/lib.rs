@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod api;
-#[allow(dead_code, reason = "the APIs of asymmetric keys and certificates come next")]
 mod asymmetric;
 mod auth;
 mod blob;
@@ -19,12 +18,15 @@ pub mod error;
 mod fault;
 mod fields;
 mod gate;
+mod import_token;
 mod key;
+mod random;
 mod routes;
 mod server;
 mod service;
 mod store;
 mod tenants;
+mod usage;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -45,6 +47,7 @@ pub use crate::store::{ChangeError, StoreError};
 pub use crate::tenants::Credential;
 
 use crate::key::{DAY, Key, KeySpec, Protection, RestingState};
+use crate::random::Random;
 use crate::service::Service;
 use crate::store::Store;
 use crate::tenants::{Tenant, Tenants};
@@ -77,6 +80,9 @@ pub struct MockConfig {
     pub read_timeout: Duration,
     /// Cloud products with a default CMK, `alias/<product>`.
     pub seed_products: Vec<String>,
+    /// Draws every key, id and nonce from this text instead of the operating system's generator: for tests that must repeat
+    /// themselves, and for nothing else.
+    pub seed: Option<String>,
 }
 
 impl Default for MockConfig {
@@ -92,6 +98,7 @@ impl Default for MockConfig {
             skew: Duration::from_secs(Switches::default().skew_s),
             read_timeout: Duration::from_secs(30),
             seed_products: vec!["ecs".to_owned()],
+            seed: None,
         }
     }
 }
@@ -171,15 +178,18 @@ impl MockKms {
         self.credential.clone()
     }
 
-    /// Makes an enabled key of the spec `AES_256` or `Ctyun_SM4` and returns its `cmkUuid`.
+    /// Makes an enabled key of the spec `AES_256`, `Ctyun_SM4`, `RSA_2048` or `Ctyun_SM2` (to encrypt and decrypt) and returns its
+    /// `cmkUuid`.
     pub fn create_key(&self, spec: &str) -> Result<String, KeyError> {
-        let (spec, protection) = match KeySpec::parse(spec) {
-            Some(KeySpec::Aes256) => (KeySpec::Aes256, Protection::Software),
-            Some(KeySpec::CtyunSm4) => (KeySpec::CtyunSm4, Protection::Hsm),
-            None => return Err(KeyError::UnknownSpec(spec.to_owned())),
-        };
-        let key = Key::generate(spec, protection, self.service.clock.now()).map_err(StoreError::from)?;
-        Ok(self.service.store.insert(key, None)?.id.clone())
+        let spec = KeySpec::parse(spec).ok_or_else(|| KeyError::UnknownSpec(spec.to_owned()))?;
+        let protection = if spec == KeySpec::Aes256 { Protection::Software } else { Protection::Hsm };
+        let key = Key::generate(spec, protection, self.service.clock.now(), &self.service.random);
+        let id = key.id.clone();
+        self.service.store.change(|state| {
+            state.keys.put(key);
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(id)
     }
 
     pub fn enable_key(&self, id: &str) -> Result<(), KeyError> {
@@ -197,7 +207,12 @@ impl MockKms {
 
     /// Deletes a key for good, at once.
     pub fn delete_now(&self, id: &str) -> Result<(), KeyError> {
-        Ok(self.service.store.delete(id)?)
+        let deleted: Result<(), ChangeError> = self.service.store.change(|state| {
+            state.keys.get(id).ok_or(ChangeError::NoSuchKey)?;
+            state.delete_key(id);
+            Ok(())
+        });
+        Ok(deleted?)
     }
 
     /// Puts a key into a state, whatever its state is now.
@@ -209,7 +224,7 @@ impl MockKms {
             KeyState::PendingDeletion => None,
             KeyState::PendingImport => return Err(KeyError::NotThisState(state)),
         };
-        let change = self.service.store.change(id, |key| {
+        let change = self.service.store.change_key(id, |key| {
             match resting {
                 // Without material there is nothing to enable.
                 Some(_) if key.versions.is_empty() => return Err(error::KMS_0207),
@@ -224,7 +239,13 @@ impl MockKms {
     /// Gives a key a new primary version; the older ones keep decrypting.
     pub fn rotate_key(&self, id: &str) -> Result<(), KeyError> {
         let now = self.service.clock.now();
-        let change = self.service.store.change(id, |key| key.rotate(now).map_err(|_| error::KMS_0516));
+        let change = self.service.store.change_key(id, |key| {
+            if key.versions.is_empty() {
+                return Err(error::KMS_0306);
+            }
+            key.rotate(now, &self.service.random);
+            Ok(())
+        });
         Ok(change.map(drop)?)
     }
 
@@ -321,7 +342,11 @@ fn build_service(config: &MockConfig, store: Store, credentials: Vec<Credential>
         skew_s: config.skew.as_secs(),
         ..Switches::default()
     };
-    let service = Service::new(store, tenants, switches, config.control, config.read_timeout);
+    let random = match &config.seed {
+        Some(seed) => Random::from_seed(seed),
+        None => Random::from_system()?,
+    };
+    let service = Service::new(store, tenants, random, switches, config.control, config.read_timeout);
     for product in &config.seed_products {
         service.seed(product)?;
     }

@@ -1,87 +1,119 @@
-//! Every API of the service that the mock answers: its name, its path, the fields it takes, its function. A path that is not here
-//! is one that nobody may visit (KMS.0405).
+//! Every API of the service: its name, its path, the fields it takes and gives, the codes it may answer, its function. One file a
+//! family. A path that is not here is one that nobody may visit (KMS.0405).
 
-use crate::api::{Call, Reply, key_compute, key_lifecycle};
-use crate::fields::Kind::{self, Any, Number, Text, TextOrNumber};
+mod alias;
+mod import;
+mod key_compute;
+mod key_lifecycle;
+mod key_version;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::api::{Call, Reply};
+use crate::error::{Code, KMS_0128, KMS_0129, KMS_0401, KMS_0402, KMS_0403, KMS_0404, KMS_0405, KMS_0406, KMS_0407};
+use crate::fields::Field;
 
 /// One path of the service.
 pub struct Route {
     pub api: &'static str,
     pub path: &'static str,
-    pub fields: &'static [(&'static str, Kind)],
+    /// Its title on the provider's page.
+    pub title: &'static str,
+    pub request: &'static [Field],
+    pub response: &'static [Output],
+    /// Codes it may answer beside those of [`COMMON`], injected faults apart.
+    pub codes: &'static [Code],
+    /// Whether it may compute for long (key pairs, pass phrases), so that it must not hold up the others.
+    pub slow: bool,
     pub run: fn(&Call<'_>) -> Reply,
 }
 
-pub fn find(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| route.path == path)
+/// A field of an answer.
+pub struct Output {
+    pub name: &'static str,
+    pub shape: Shape,
+    /// Whether every success has it.
+    pub always: bool,
 }
 
-#[rustfmt::skip]
-pub static ROUTES: &[Route] = &[
-    // Key lifecycle
-    Route { api: "createKey", path: "/cmkManage/createKey", fields: CREATE_KEY, run: key_lifecycle::create_key },
-    Route { api: "enableKey", path: "/cmkManage/enableKey", fields: CMK, run: key_lifecycle::enable_key },
-    Route { api: "disableKey", path: "/cmkManage/disableKey", fields: CMK, run: key_lifecycle::disable_key },
-    Route { api: "scheduleKeyDeletion", path: "/cmkManage/scheduleKeyDeletion", fields: SCHEDULE, run: key_lifecycle::schedule_key_deletion },
-    Route { api: "cancelKeyDeletion", path: "/cmkManage/cancelKeyDeletion", fields: CMK, run: key_lifecycle::cancel_key_deletion },
-    Route { api: "describeKey", path: "/cmkManage/describeKey", fields: CMK, run: key_lifecycle::describe_key },
-    Route { api: "listKeys", path: "/cmkManage/listKeys", fields: LIST_KEYS, run: key_lifecycle::list_keys },
-    // Cryptographic operations
-    Route { api: "encrypt", path: "/keyCompute/encrypt", fields: ENCRYPT, run: key_compute::encrypt },
-    Route { api: "generateDataKey", path: "/keyCompute/generateDataKey", fields: DATA_KEY, run: key_compute::generate_data_key },
-    // The path that a client's comment gives as an example
-    Route { api: "generateDataKey", path: "/create/datakey", fields: DATA_KEY, run: key_compute::generate_data_key },
-    Route { api: "generateDataKeyWithoutPlaintext", path: "/keyCompute/generateDataKeyWithoutPlaintext", fields: DATA_KEY, run: key_compute::generate_data_key_without_plaintext },
-    Route { api: "decrypt", path: "/keyCompute/decrypt", fields: DECRYPT, run: key_compute::decrypt },
-    Route { api: "reEncrypt", path: "/keyCompute/reEncrypt", fields: RE_ENCRYPT, run: key_compute::re_encrypt },
+#[derive(Clone, Copy)]
+pub enum Shape {
+    Text,
+    Number,
+    Flag,
+    Texts,
+    Object(&'static [Output]),
+    Objects(&'static [Output]),
+}
+
+pub const fn output(name: &'static str, shape: Shape) -> Output {
+    Output { name, shape, always: true }
+}
+
+/// A field that only some answers have.
+pub const fn at_times(name: &'static str, shape: Shape) -> Output {
+    Output { name, shape, always: false }
+}
+
+/// The codes of the checks that come before every API.
+pub const COMMON: &[Code] = &[KMS_0128, KMS_0129, KMS_0401, KMS_0402, KMS_0403, KMS_0404, KMS_0405, KMS_0406, KMS_0407];
+
+/// A family of APIs, as the provider's page groups them.
+pub struct Family {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub routes: &'static [Route],
+}
+
+pub static FAMILIES: &[Family] = &[
+    Family { name: "Key lifecycle", title: "密钥生命周期管理", routes: key_lifecycle::ROUTES },
+    Family { name: "Aliases", title: "别名管理", routes: alias::ROUTES },
+    Family { name: "Import of key material", title: "外部密钥导入", routes: import::ROUTES },
+    Family { name: "Key versions", title: "密钥版本管理", routes: key_version::ROUTES },
+    Family { name: "Cryptographic operations", title: "密码运算", routes: key_compute::ROUTES },
 ];
 
-const CMK: &[(&str, Kind)] = &[("cmkUuid", Text)];
-const CREATE_KEY: &[(&str, Kind)] = &[
-    ("keySpec", Text),
-    ("keyUsage", Text),
-    ("protectionLevel", TextOrNumber),
-    ("enableAutomaticRotation", Any),
-    ("rotationInterval", TextOrNumber),
-    ("origin", Text),
-    ("description", Text),
-    ("algorithm", Text),
-    ("instanceId", Text),
-    ("epId", Text),
-    ("tags", Any),
-];
-const SCHEDULE: &[(&str, Kind)] = &[("cmkUuid", Text), ("pendingWindowInDays", Number)];
-const LIST_KEYS: &[(&str, Kind)] = &[
-    ("pageNumber", Number),
-    ("pageSize", Number),
-    ("keyState", Text),
-    ("keySpec", Text),
-    ("keyUsage", Text),
-    ("origin", Text),
-    ("protectionLevel", TextOrNumber),
-    ("product", Text),
-];
-const ENCRYPT: &[(&str, Kind)] = &[("cmkUuid", Text), ("plaintext", Text)];
-const DATA_KEY: &[(&str, Kind)] = &[("cmkUuid", Text), ("keySpec", Text), ("numberOfBytes", Number)];
-const DECRYPT: &[(&str, Kind)] = &[("ciphertextBlob", Text)];
-const RE_ENCRYPT: &[(&str, Kind)] = &[
-    ("ciphertextBlob", Text),
-    ("destinationCmkUuid", Text),
-    ("sourceCmkUuid", Text),
-    ("sourceKeyVersionId", Text),
-    ("sourceEncryptionAlgorithm", Text),
-];
+pub fn all() -> impl Iterator<Item = &'static Route> {
+    FAMILIES.iter().flat_map(|family| family.routes)
+}
+
+pub fn find(path: &str) -> Option<&'static Route> {
+    static BY_PATH: LazyLock<HashMap<&str, &Route>> =
+        LazyLock::new(|| all().map(|route| (route.path, route)).collect());
+    BY_PATH.get(path).copied()
+}
+
+pub fn is_api(name: &str) -> bool {
+    all().any(|route| route.api == name)
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Paths whose last part is not the name of the API.
+    const OTHER_NAMES: [&str; 3] = ["/create/datakey", "/get/hmaccompute", "/get/random"];
+
     #[test]
     fn paths_are_unique_and_end_in_the_name_of_their_api() {
-        for route in ROUTES {
-            assert_eq!(ROUTES.iter().filter(|other| other.path == route.path).count(), 1);
-            assert!(route.path.ends_with(&format!("/{}", route.api)) || route.path == "/create/datakey");
+        for route in all() {
+            assert_eq!(all().filter(|other| other.path == route.path).count(), 1);
+            assert!(route.path.ends_with(&format!("/{}", route.api)) || OTHER_NAMES.contains(&route.path));
         }
-        assert!(find("/keyCompute/encrypt/").is_none());
+        assert!(find("/keyCompute/encrypt").is_some() && find("/keyCompute/encrypt/").is_none());
+    }
+
+    #[test]
+    fn every_row_names_a_field_or_a_code_once() {
+        for route in all() {
+            for field in route.request {
+                assert_eq!(route.request.iter().filter(|other| other.name == field.name).count(), 1, "{}", route.api);
+            }
+            for code in route.codes {
+                assert_eq!(route.codes.iter().filter(|other| *other == code).count(), 1, "{} {code:?}", route.api);
+                assert!(!COMMON.contains(code), "{} {code:?}", route.api);
+            }
+        }
     }
 }

@@ -9,9 +9,11 @@ use crate::blob::PayloadMode;
 use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::fault::Faults;
-use crate::key::{Key, KeySpec, Protection};
+use crate::key::{Alias, Key, KeySpec, Protection};
+use crate::random::Random;
 use crate::store::{Store, StoreError};
 use crate::tenants::Tenants;
+use crate::usage::Usage;
 
 pub struct Service {
     pub store: Store,
@@ -19,6 +21,8 @@ pub struct Service {
     pub clock: Clock,
     pub faults: Faults,
     pub calls: Calls,
+    pub usage: Usage,
+    pub random: Random,
     /// Whether the control doors are open.
     pub control: bool,
     /// How long a client may take to send a header, or a body.
@@ -39,11 +43,23 @@ pub struct Switches {
     pub skew_s: u64,
     /// Longest body, in bytes.
     pub max_body: usize,
+    /// listAliases demands a `regionId` (KMS.0115).
+    pub strict_region: bool,
+    /// How old the latest version of a key must be before createKeyVersion makes another, in seconds.
+    pub rotation_min_age_s: u64,
 }
 
 impl Default for Switches {
     fn default() -> Self {
-        Switches { lenient: false, soft_errors: false, payload_mode: PayloadMode::Gcm, skew_s: 900, max_body: MAX_BODY }
+        Switches {
+            lenient: false,
+            soft_errors: false,
+            payload_mode: PayloadMode::Gcm,
+            skew_s: 900,
+            max_body: MAX_BODY,
+            strict_region: false,
+            rotation_min_age_s: 7 * 86_400,
+        }
     }
 }
 
@@ -51,13 +67,22 @@ impl Default for Switches {
 pub const MAX_BODY: usize = 65_536;
 
 impl Service {
-    pub fn new(store: Store, tenants: Tenants, switches: Switches, control: bool, read_timeout: Duration) -> Self {
+    pub fn new(
+        store: Store,
+        tenants: Tenants,
+        random: Random,
+        switches: Switches,
+        control: bool,
+        read_timeout: Duration,
+    ) -> Self {
         Service {
             store,
             tenants,
             clock: Clock::default(),
             faults: Faults::default(),
             calls: Calls::default(),
+            usage: Usage::default(),
+            random,
             control,
             read_timeout,
             switches: Mutex::new(bounded(switches)),
@@ -76,6 +101,7 @@ impl Service {
     pub fn reset(&self) {
         self.faults.clear();
         self.calls.reset();
+        self.usage.reset();
         self.tenants.reset();
         self.clock.reset();
     }
@@ -86,9 +112,13 @@ impl Service {
         if self.store.key_by_alias(&alias).is_some() {
             return Ok(());
         }
-        let key = Key::generate(KeySpec::Aes256, Protection::Software, self.clock.now())?;
+        let key = Key::generate(KeySpec::Aes256, Protection::Software, self.clock.now(), &self.random);
         let key = Key { product: Some(product.to_owned()), creator: "system".to_owned(), ..key };
-        self.store.insert(key, Some(&alias)).map(drop)
+        self.store.change(|state| {
+            state.aliases.put(Alias { name: alias, cmk_uuid: key.id.clone() });
+            state.keys.put(key);
+            Ok(())
+        })
     }
 }
 

@@ -1,45 +1,94 @@
-//! The keys and aliases: all of them in memory, and every change in an embedded database before it is seen or answered.
+//! Everything that outlives the process: tables of records, all of them in memory, and every change in an embedded database before
+//! it is seen or answered.
 //!
-//! Only changes touch the database; encrypting and decrypting never do. A change that cannot be written is not made.
+//! Only changes touch the database; encrypting and decrypting never do. A change is one transaction over any number of tables: it
+//! is made whole or, when it is refused or cannot be written, not at all.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+mod files;
+mod table;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use zeroize::Zeroizing;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::clock::Timestamp;
 use crate::error::Code;
-use crate::key::{DAY, Key, KeyState};
+use crate::import_token::ImportToken;
+use crate::key::{Alias, Key};
+use crate::random::Random;
 
-/// `cmkUuid` to the key as JSON.
-const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
-/// Alias to `cmkUuid`.
-const ALIASES: TableDefinition<&str, &str> = TableDefinition::new("aliases");
+pub use files::{private_directory, private_file};
+use table::AnyTable;
+pub use table::{Record, Table};
+
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const SCHEMA: &str = "schema";
-const SCHEMA_VERSION: u64 = 1;
+const SCHEMA_VERSION: u64 = 2;
 
 /// The database file within the directory of the store.
 const FILE: &str = "kms.redb";
+
+/// All records of the mock.
+#[derive(Default)]
+pub struct State {
+    pub keys: Table<Key>,
+    pub aliases: Table<Alias>,
+    pub import_tokens: Table<ImportToken>,
+}
+
+impl State {
+    fn tables(&mut self) -> [&mut dyn AnyTable; 3] {
+        [&mut self.keys, &mut self.aliases, &mut self.import_tokens]
+    }
+
+    /// The key an alias points at.
+    pub fn key_by_alias(&self, alias: &str) -> Option<&Arc<Key>> {
+        self.aliases.get(alias).and_then(|alias| self.keys.get(&alias.cmk_uuid))
+    }
+
+    /// Deletes a key for good, with all that hangs on it.
+    pub fn delete_key(&mut self, id: &str) {
+        let aliases: Vec<_> =
+            self.aliases.iter().filter(|alias| alias.cmk_uuid == id).map(|alias| alias.name.clone()).collect();
+        for alias in aliases {
+            self.aliases.remove(&alias);
+        }
+        let tokens: Vec<_> =
+            self.import_tokens.iter().filter(|token| token.cmk_uuid == id).map(|token| token.token.clone()).collect();
+        for token in tokens {
+            self.import_tokens.remove(&token);
+        }
+        self.keys.remove(id);
+    }
+
+    /// Does what is due by time alone.
+    fn age(&mut self, now: Timestamp, random: &Random) {
+        for key in self.keys.due(now) {
+            match key.aged(now, random) {
+                Some(key) => drop(self.keys.put(key)),
+                None => self.delete_key(&key.id),
+            }
+        }
+        for token in self.import_tokens.due(now) {
+            self.import_tokens.remove(&token.token);
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{path} is open to other users (mode {mode:03o}); it holds keys and must be private")]
     NotPrivate { path: PathBuf, mode: u32 },
     #[error("cannot use {path}")]
-    File { path: PathBuf, source: io::Error },
+    File { path: PathBuf, source: std::io::Error },
     #[error("database of keys: {0}")]
     Database(String),
-    #[error("the database of keys has schema {found}, this version reads {SCHEMA_VERSION}")]
+    #[error("the database of keys has schema {found}, this version reads 1 to {SCHEMA_VERSION}")]
     Schema { found: u64 },
-    #[error("key {id} in the database cannot be read: {reason}")]
-    BadKey { id: String, reason: String },
+    #[error("row {id} of table {table} in the database cannot be read: {reason}")]
+    BadRow { table: &'static str, id: String, reason: String },
     #[error("no random bytes: {0}")]
     Random(#[from] getrandom::Error),
 }
@@ -61,14 +110,19 @@ pub enum ChangeError {
     Store(#[from] StoreError),
 }
 
+impl From<Code> for ChangeError {
+    fn from(code: Code) -> Self {
+        ChangeError::Refused(code)
+    }
+}
+
 pub struct Store {
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    keys: HashMap<String, Arc<Key>>,
-    aliases: BTreeMap<String, String>,
-    /// No key changes by time alone before this moment.
+    state: State,
+    /// No record changes by time alone before this moment. It may be early, never late.
     next_tick: Option<Timestamp>,
     /// `None` for a store in memory.
     database: Option<Database>,
@@ -76,7 +130,7 @@ struct Inner {
 
 impl Store {
     pub fn in_memory() -> Self {
-        Store::with(None, HashMap::new(), BTreeMap::new())
+        Store { inner: Mutex::new(Inner { state: State::default(), next_tick: None, database: None }) }
     }
 
     /// Opens or makes the database in a private directory.
@@ -85,296 +139,269 @@ impl Store {
         let file = FileBackend::new(private_file(&directory.join(FILE))?).map_err(StoreError::database)?;
         let database = Database::builder().create_with_backend(file).map_err(StoreError::database)?;
         prepare(&database)?;
-        let (keys, aliases) = load(&database)?;
-        Ok(Store::with(Some(database), keys, aliases))
+        let mut state = State::default();
+        let transaction = database.begin_read().map_err(StoreError::database)?;
+        for table in state.tables() {
+            table.load(&transaction)?;
+        }
+        let next_tick = state.tables().into_iter().filter_map(|table| table.next_due()).min();
+        Ok(Store { inner: Mutex::new(Inner { state, next_tick, database: Some(database) }) })
     }
 
-    fn with(database: Option<Database>, keys: HashMap<String, Arc<Key>>, aliases: BTreeMap<String, String>) -> Self {
-        let mut inner = Inner { keys, aliases, next_tick: None, database };
-        inner.plan_tick();
-        Store { inner: Mutex::new(inner) }
+    /// Looks at the records. `look` must be quick: everybody waits for it.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.lock().state)
+    }
+
+    /// Changes records as one step: `change` sees them as they are and may refuse; then nothing has changed.
+    pub fn change<R, E: From<StoreError>>(&self, change: impl FnOnce(&mut State) -> Result<R, E>) -> Result<R, E> {
+        self.lock().change(change)
     }
 
     pub fn key(&self, id: &str) -> Option<Arc<Key>> {
-        self.lock().keys.get(id).cloned()
+        self.read(|state| state.keys.get(id).cloned())
     }
 
-    /// The key an alias points at.
     pub fn key_by_alias(&self, alias: &str) -> Option<Arc<Key>> {
-        let inner = self.lock();
-        inner.aliases.get(alias).and_then(|id| inner.keys.get(id)).cloned()
+        self.read(|state| state.key_by_alias(alias).cloned())
     }
 
     /// All keys, ordered by creation and id.
     pub fn keys(&self) -> Vec<Arc<Key>> {
-        let mut keys: Vec<_> = self.lock().keys.values().cloned().collect();
+        let mut keys: Vec<_> = self.read(|state| state.keys.iter().cloned().collect());
         keys.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         keys
     }
 
-    /// Adds a key, and an alias for it if one is given.
-    pub fn insert(&self, key: Key, alias: Option<&str>) -> Result<Arc<Key>, StoreError> {
-        let mut inner = self.lock();
-        inner.write(&[&key], &[], alias.map(|alias| (alias, key.id.as_str())))?;
-        let key = Arc::new(key);
-        inner.keys.insert(key.id.clone(), key.clone());
-        if let Some(alias) = alias {
-            inner.aliases.insert(alias.to_owned(), key.id.clone());
-        }
-        inner.plan_tick();
-        Ok(key)
+    /// Changes one key.
+    pub fn change_key(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Key) -> Result<(), Code>,
+    ) -> Result<Arc<Key>, ChangeError> {
+        self.change(|state| {
+            let mut key = state.keys.get(id).ok_or(ChangeError::NoSuchKey)?.as_ref().clone();
+            change(&mut key)?;
+            Ok(state.keys.put(key))
+        })
     }
 
-    /// Changes a key as one step: `change` sees the key as it is and may refuse.
-    pub fn change(&self, id: &str, change: impl FnOnce(&mut Key) -> Result<(), Code>) -> Result<Arc<Key>, ChangeError> {
-        let mut inner = self.lock();
-        let mut key = inner.keys.get(id).ok_or(ChangeError::NoSuchKey)?.as_ref().clone();
-        change(&mut key).map_err(ChangeError::Refused)?;
-        inner.write(&[&key], &[], None)?;
-        let key = Arc::new(key);
-        inner.keys.insert(id.to_owned(), key.clone());
-        inner.plan_tick();
-        Ok(key)
-    }
-
-    /// Deletes a key for good, with its aliases.
-    pub fn delete(&self, id: &str) -> Result<(), ChangeError> {
-        let mut inner = self.lock();
-        if !inner.keys.contains_key(id) {
-            return Err(ChangeError::NoSuchKey);
-        }
-        inner.delete(&[id.to_owned()])?;
-        inner.plan_tick();
-        Ok(())
-    }
-
-    /// Does what is due by time alone: deletes keys whose window has ended, rotates keys.
-    pub fn tick(&self, now: Timestamp) -> Result<(), StoreError> {
+    /// Does what is due by time alone: deletes keys whose window has ended, rotates keys, lets imported material expire.
+    pub fn tick(&self, now: Timestamp, random: &Random) -> Result<(), StoreError> {
         let mut inner = self.lock();
         if inner.next_tick.is_none_or(|next| now < next) {
             return Ok(());
         }
-        let due: Vec<Arc<Key>> =
-            inner.keys.values().filter(|key| key.next_change().is_some_and(|at| at <= now)).cloned().collect();
-        let (dead, rotating): (Vec<_>, Vec<_>) =
-            due.into_iter().partition(|key| key.state() == KeyState::PendingDeletion);
-        inner.delete(&dead.iter().map(|key| key.id.clone()).collect::<Vec<_>>())?;
-        for key in rotating {
-            let mut key = key.as_ref().clone();
-            key.rotate(now)?;
-            if let Some(rotation) = &mut key.rotation {
-                rotation.next = now + i64::from(rotation.interval_days) * DAY;
-            }
-            inner.write(&[&key], &[], None)?;
-            inner.keys.insert(key.id.clone(), Arc::new(key));
-        }
-        inner.plan_tick();
+        inner.change(|state| {
+            state.age(now, random);
+            Ok::<_, StoreError>(())
+        })?;
+        inner.next_tick = inner.state.tables().into_iter().filter_map(|table| table.next_due()).min();
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Memory changes only after the database has, by single inserts and removes: a panic leaves nothing half done.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a panic left half done is undone before anybody sees it.
+        inner.roll_back();
+        inner
     }
 }
 
 impl Inner {
-    fn plan_tick(&mut self) {
-        self.next_tick = self.keys.values().filter_map(|key| key.next_change()).min();
+    fn change<R, E: From<StoreError>>(&mut self, change: impl FnOnce(&mut State) -> Result<R, E>) -> Result<R, E> {
+        let result = change(&mut self.state).and_then(|result| Ok(self.write().map(|()| result)?));
+        if result.is_err() {
+            self.roll_back();
+        }
+        result
     }
 
-    fn delete(&mut self, ids: &[String]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
+    /// Writes what has changed in one transaction, on disk when it returns.
+    fn write(&mut self) -> Result<(), StoreError> {
+        if let Some(database) = &self.database {
+            let transaction = database.begin_write().map_err(StoreError::database)?;
+            for table in self.state.tables() {
+                table.write(&transaction)?;
+            }
+            transaction.commit().map_err(StoreError::database)?;
         }
-        self.write(&[], ids, None)?;
-        for id in ids {
-            self.keys.remove(id);
+        for table in self.state.tables() {
+            let due = table.settle();
+            self.next_tick = self.next_tick.into_iter().chain(due).min();
         }
-        self.aliases.retain(|_, target| !ids.contains(target));
         Ok(())
     }
 
-    /// One transaction, on disk when it returns.
-    fn write(&self, put: &[&Key], delete: &[String], alias: Option<(&str, &str)>) -> Result<(), StoreError> {
-        let Some(database) = &self.database else { return Ok(()) };
-        let transaction = database.begin_write().map_err(StoreError::database)?;
-        {
-            let mut keys = transaction.open_table(KEYS).map_err(StoreError::database)?;
-            let mut aliases = transaction.open_table(ALIASES).map_err(StoreError::database)?;
-            for key in put {
-                let json = Zeroizing::new(serde_json::to_vec(key).map_err(StoreError::database)?);
-                keys.insert(key.id.as_str(), json.as_slice()).map_err(StoreError::database)?;
-            }
-            for id in delete {
-                keys.remove(id.as_str()).map_err(StoreError::database)?;
-                for (alias, _) in self.aliases.iter().filter(|(_, target)| *target == id) {
-                    aliases.remove(alias.as_str()).map_err(StoreError::database)?;
-                }
-            }
-            if let Some((alias, id)) = alias {
-                aliases.insert(alias, id).map_err(StoreError::database)?;
-            }
+    fn roll_back(&mut self) {
+        for table in self.state.tables() {
+            table.roll_back();
         }
-        transaction.commit().map_err(StoreError::database)
     }
 }
 
-/// Makes the tables of a new database and refuses one of another schema.
+/// Makes the tables of a new database, converts one of an older schema, and refuses one of a newer.
 fn prepare(database: &Database) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(StoreError::database)?;
     {
-        transaction.open_table(KEYS).map_err(StoreError::database)?;
-        transaction.open_table(ALIASES).map_err(StoreError::database)?;
         let mut meta = transaction.open_table(META).map_err(StoreError::database)?;
         let found = meta.get(SCHEMA).map_err(StoreError::database)?.map(|found| found.value());
         match found {
-            None => drop(meta.insert(SCHEMA, SCHEMA_VERSION).map_err(StoreError::database)?),
-            Some(SCHEMA_VERSION) => {}
+            None | Some(SCHEMA_VERSION) => {}
+            Some(1) => convert_aliases(&transaction)?,
             Some(found) => return Err(StoreError::Schema { found }),
         }
+        for table in State::default().tables() {
+            table.create(&transaction)?;
+        }
+        meta.insert(SCHEMA, SCHEMA_VERSION).map_err(StoreError::database)?;
     }
     transaction.commit().map_err(StoreError::database)
 }
 
-type Loaded = (HashMap<String, Arc<Key>>, BTreeMap<String, String>);
-
-fn load(database: &Database) -> Result<Loaded, StoreError> {
-    let transaction = database.begin_read().map_err(StoreError::database)?;
-    let mut keys = HashMap::new();
-    for row in transaction.open_table(KEYS).map_err(StoreError::database)?.iter().map_err(StoreError::database)? {
-        let (id, json) = row.map_err(StoreError::database)?;
-        let id = id.value().to_owned();
-        let key: Key = serde_json::from_slice(json.value())
-            .map_err(|error| StoreError::BadKey { id: id.clone(), reason: error.to_string() })?;
-        keys.insert(id, Arc::new(key));
+/// Schema 1 kept aliases as text to text.
+fn convert_aliases(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    const OLD: TableDefinition<&str, &str> = TableDefinition::new("aliases");
+    let mut aliases = Table::<Alias>::default();
+    for row in transaction.open_table(OLD).map_err(StoreError::database)?.iter().map_err(StoreError::database)? {
+        let (name, id) = row.map_err(StoreError::database)?;
+        aliases.put(Alias { name: name.value().to_owned(), cmk_uuid: id.value().to_owned() });
     }
-    let mut aliases = BTreeMap::new();
-    for row in transaction.open_table(ALIASES).map_err(StoreError::database)?.iter().map_err(StoreError::database)? {
-        let (alias, id) = row.map_err(StoreError::database)?;
-        aliases.insert(alias.value().to_owned(), id.value().to_owned());
-    }
-    Ok((keys, aliases))
-}
-
-/// Makes a directory with mode 0700, or checks that an existing one is closed to others.
-pub fn private_directory(path: &Path) -> Result<(), StoreError> {
-    let file_error = |source| StoreError::File { path: path.to_owned(), source };
-    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        Ok(()) => require_private(path, &std::fs::metadata(path).map_err(file_error)?),
-        Err(source) => Err(file_error(source)),
-    }
-}
-
-/// Opens a file for reading and writing; a new one gets mode 0600, an existing one must be closed to others.
-pub fn private_file(path: &Path) -> Result<File, StoreError> {
-    let file_error = |source| StoreError::File { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(file_error)?;
-    require_private(path, &file.metadata().map_err(file_error)?)?;
-    Ok(file)
-}
-
-fn require_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StoreError> {
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::NotPrivate { path: path.to_owned(), mode });
-    }
-    if !metadata.is_dir() && metadata.nlink() > 1 {
-        let source = io::Error::other("the file has more than one name");
-        return Err(StoreError::File { path: path.to_owned(), source });
-    }
-    Ok(())
+    transaction.delete_table(OLD).map_err(StoreError::database)?;
+    aliases.write(transaction)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{KeySpec, Protection, Rotation};
+    use crate::error::KMS_0203;
+    use crate::key::{DAY, KeySpec, Protection, Rotation};
 
-    fn private() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a directory")
+    fn random() -> Random {
+        Random::from_seed("store")
     }
 
-    fn key() -> Key {
-        Key::generate(KeySpec::Aes256, Protection::Software, 1).expect("random source")
+    fn key(random: &Random) -> Key {
+        Key::generate(KeySpec::Aes256, Protection::Software, 1, random)
+    }
+
+    fn insert(store: &Store, key: Key, alias: Option<&str>) -> Arc<Key> {
+        store
+            .change(|state| {
+                if let Some(name) = alias {
+                    state.aliases.put(Alias { name: name.to_owned(), cmk_uuid: key.id.clone() });
+                }
+                Ok::<_, StoreError>(state.keys.put(key))
+            })
+            .expect("stored")
     }
 
     #[test]
     fn changes_survive_a_restart() {
-        let directory = private();
+        let (directory, random) = (tempfile::tempdir().expect("a directory"), random());
         let store = Store::open(directory.path()).expect("opens");
-        let kept = store.insert(key(), Some("alias/kept")).expect("stored");
-        let deleted = store.insert(key(), Some("alias/deleted")).expect("stored");
+        let kept = insert(&store, key(&random), Some("alias/kept"));
+        let deleted = insert(&store, key(&random), Some("alias/deleted"));
+        let describe = |key: &mut Key| {
+            key.description = "changed".into();
+            Ok(())
+        };
+        store.change_key(&kept.id, describe).expect("changed");
         store
-            .change(&kept.id, |key| {
-                key.description = "changed".into();
-                Ok(())
+            .change(|state| {
+                state.delete_key(&deleted.id);
+                Ok::<_, StoreError>(())
             })
-            .expect("changed");
-        store.delete(&deleted.id).expect("deleted");
+            .expect("deleted");
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Database(_))), "one mock at a time");
         drop(store);
         let store = Store::open(directory.path()).expect("opens again");
         assert_eq!(store.keys().len(), 1);
         assert_eq!(store.key_by_alias("alias/kept").expect("alias").description, "changed");
         assert!(store.key_by_alias("alias/deleted").is_none() && store.key(&deleted.id).is_none());
-        let mode = std::fs::metadata(directory.path().join(FILE)).expect("file").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
     fn a_refused_change_is_not_made() {
-        let store = Store::in_memory();
-        let id = store.insert(key(), None).expect("stored").id.clone();
-        let refused = store.change(&id, |key| {
-            key.description = "changed".into();
-            Err(crate::error::KMS_0203)
+        let (store, random) = (Store::in_memory(), random());
+        let id = insert(&store, key(&random), Some("alias/a")).id.clone();
+        let refused = store.change(|state| {
+            state.delete_key(&id);
+            state.keys.put(key(&random));
+            state.aliases.put(Alias { name: "alias/a".into(), cmk_uuid: "x".into() });
+            Err::<(), _>(ChangeError::from(KMS_0203))
         });
         assert!(matches!(refused, Err(ChangeError::Refused(_))));
-        assert_eq!(store.key(&id).expect("key").description, "");
-        assert!(matches!(store.delete("x"), Err(ChangeError::NoSuchKey)));
+        assert_eq!(store.key_by_alias("alias/a").expect("still there").id, id);
+        assert_eq!(store.keys().len(), 1);
+        assert!(matches!(store.change_key("x", |_| Ok(())), Err(ChangeError::NoSuchKey)));
+    }
+
+    #[test]
+    fn a_change_that_panics_is_not_made() {
+        let (store, random) = (Store::in_memory(), random());
+        let id = insert(&store, key(&random), None).id.clone();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = store.change(|state| -> Result<(), StoreError> {
+                state.keys.remove(&id);
+                panic!("on purpose")
+            });
+        }));
+        assert!(result.is_err() && store.key(&id).is_some());
     }
 
     #[test]
     fn time_deletes_and_rotates() {
-        let store = Store::in_memory();
-        let dying = store.insert(Key { delete_at: Some(100), ..key() }, Some("alias/dying")).expect("stored");
-        let rotating = Key { rotation: Some(Rotation { interval_days: 7, next: 200 }), ..key() };
-        let rotating = store.insert(rotating, None).expect("stored");
-        store.tick(99).expect("ticks");
+        let (store, random) = (Store::in_memory(), random());
+        let dying = insert(&store, Key { delete_at: Some(100), ..key(&random) }, Some("alias/dying"));
+        let rotation = Some(Rotation { interval_days: 7, next: 200 });
+        let rotating = insert(&store, Key { rotation, ..key(&random) }, None);
+        store.tick(99, &random).expect("ticks");
         assert!(store.key(&dying.id).is_some());
-        store.tick(100).expect("ticks");
+        store.tick(100, &random).expect("ticks");
         assert!(store.key(&dying.id).is_none() && store.key_by_alias("alias/dying").is_none());
-        store.tick(200).expect("ticks");
+        store.tick(200, &random).expect("ticks");
         let rotated = store.key(&rotating.id).expect("key");
         assert_eq!(rotated.versions.len(), 2);
         assert_ne!(rotated.primary().expect("version").id, rotating.primary().expect("version").id);
         assert!(rotated.version(&rotating.primary().expect("version").id).is_some());
-        assert_eq!(rotated.next_change(), Some(200 + 7 * DAY));
-    }
-
-    #[test]
-    fn what_others_can_read_is_refused() {
-        let directory = private();
-        let open = directory.path().join("open");
-        std::fs::create_dir(&open).expect("made");
-        std::fs::set_permissions(&open, PermissionsExt::from_mode(0o755)).expect("mode");
-        assert!(matches!(private_directory(&open), Err(StoreError::NotPrivate { .. })));
-        let made = directory.path().join("a/b");
-        private_directory(&made).expect("made");
-        assert_eq!(std::fs::metadata(&made).expect("there").permissions().mode() & 0o777, 0o700);
-        let file = directory.path().join(FILE);
-        std::fs::write(&file, "").expect("written");
-        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).expect("mode");
-        assert!(matches!(Store::open(directory.path()), Err(StoreError::NotPrivate { .. })));
+        assert_eq!(rotated.due(), Some(200 + 7 * DAY));
     }
 
     #[test]
     fn damage_is_an_error() {
-        let directory = private();
-        std::fs::write(directory.path().join(FILE), vec![7; 8192]).expect("written");
-        std::fs::set_permissions(directory.path().join(FILE), PermissionsExt::from_mode(0o600)).expect("mode");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, vec![7; 8192]).expect("written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Database(_))));
+    }
+
+    #[test]
+    fn the_first_schema_is_converted() {
+        let (directory, random) = (tempfile::tempdir().expect("a directory"), random());
+        let key = key(&random);
+        {
+            let file = private_file(&directory.path().join(FILE)).expect("made");
+            let backend = FileBackend::new(file).expect("locked");
+            let database = Database::builder().create_with_backend(backend).expect("made");
+            let transaction = database.begin_write().expect("begins");
+            {
+                let mut meta = transaction.open_table(META).expect("a table");
+                meta.insert(SCHEMA, 1).expect("written");
+                let aliases: TableDefinition<&str, &str> = TableDefinition::new("aliases");
+                let mut aliases = transaction.open_table(aliases).expect("a table");
+                aliases.insert("alias/old", key.id.as_str()).expect("written");
+                let keys: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+                let mut keys = transaction.open_table(keys).expect("a table");
+                let json = serde_json::to_vec(&key).expect("serializable");
+                keys.insert(key.id.as_str(), json.as_slice()).expect("written");
+            }
+            transaction.commit().expect("committed");
+        }
+        let store = Store::open(directory.path()).expect("opens");
+        assert_eq!(store.key_by_alias("alias/old").expect("converted").id, key.id);
+        drop(store);
+        assert!(Store::open(directory.path()).expect("opens again").key_by_alias("alias/old").is_some());
     }
 }

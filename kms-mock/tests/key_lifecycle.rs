@@ -103,7 +103,12 @@ fn create_key_refusals() {
         (json!({"algorithm": "SM4"}), "KMS.0221"),
         (json!({"algorithm": "RSA"}), "KMS.0222"),
         (json!({"algorithm": "DES"}), "KMS.0101"),
-        (json!({"tags": "a"}), "KMS.0101"),
+        (json!({"tags": ["a"]}), "KMS.0101"),
+        (json!({"tags": "a"}), "KMS.0128"),
+        (json!({"keySpec": "Ctyun_SM2", "protectionLevel": "SOFTWARE"}), "KMS.0218"),
+        (json!({"keySpec": "RSA_2048", "origin": "EXTERNAL"}), "KMS.0225"),
+        (json!({"keySpec": "RSA_2048", "enableAutomaticRotation": true, "rotationInterval": 30}), "KMS.0211"),
+        (json!({"keySpec": "RSA_2048", "keyUsage": "SIGN"}), "KMS.0216"),
         (json!({"description": "x".repeat(8193)}), "KMS.0129"),
         (json!({"keySpec": 256}), "KMS.0128"),
     ] {
@@ -186,7 +191,7 @@ fn list_keys() {
     for (request, code) in [
         (json!({"pageSize": 101}), "KMS.0231"),
         (json!({"pageSize": 1001}), "KMS.0130"),
-        (json!({"pageSize": 0}), "KMS.0101"),
+        (json!({"pageSize": 0}), "KMS.0231"),
         (json!({"pageNumber": -1}), "KMS.0101"),
         (json!({"pageNumber": 1.5}), "KMS.0101"),
         (json!({"product": ""}), "KMS.0135"),
@@ -324,6 +329,6 @@ fn the_handle_makes_and_changes_keys_too() {
     client.decrypt(&before.text("ciphertextBlob")).data();
     mock.delete_now(&id).expect("deleted");
     client.data_key(&id).refused(404, "KMS.0301");
-    assert!(mock.delete_now(&id).is_err() && mock.create_key("RSA_2048").is_err());
+    assert!(mock.delete_now(&id).is_err() && mock.create_key("RSA_3072").is_err());
     assert!(mock.set_key_state(&mock.create_key("SM4").expect("a key"), kms_mock::KeyState::PendingImport).is_err());
 }

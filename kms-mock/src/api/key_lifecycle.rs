@@ -1,13 +1,13 @@
-//! Key lifecycle: createKey, enableKey, disableKey, scheduleKeyDeletion, cancelKeyDeletion, describeKey, listKeys.
+//! Key lifecycle: createKey, enableKey, disableKey, scheduleKeyDeletion, cancelKeyDeletion, updateKeyDescription, describeKey,
+//! listKeys, enableDeletionProtection, disableDeletionProtection.
 
-use std::sync::Arc;
-
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Call, Reply, key_name, nothing, step, texts};
 use crate::clock::to_iso;
 use crate::error::*;
 use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, RestingState, Rotation, Tag};
+use crate::store::State;
 
 /// Days until a planned deletion.
 const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
@@ -15,25 +15,24 @@ const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
 const ROTATION_INTERVAL: std::ops::RangeInclusive<u32> = 7..=730;
 const MAX_TAGS: usize = 20;
 const MAX_DESCRIPTION: usize = 8192;
-const DEFAULT_PAGE_SIZE: u64 = 10;
-const MAX_PAGE_SIZE: u64 = 100;
-/// Above this the page is not merely over the threshold (0231) but too large (0130).
-const HUGE_PAGE_SIZE: u64 = 1000;
+/// Asymmetric keys of the region.
+const MAX_ASYMMETRIC: usize = 50;
 
 pub fn create_key(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
     let wanted = wanted_fields(call)?;
     call.reach(step::FORMAT)?;
     let plan = plan(call, &wanted)?;
+    call.reach(step::STATE)?;
+    call.service.store.read(|state| room_for(plan.spec, state))?;
     call.reach(step::OPERATION)?;
     let key = match plan.origin {
-        Origin::CtyunKms => {
-            Key::generate(plan.spec, plan.protection, call.now).map_err(|error| call.internal(&error, KMS_0505))?
-        }
-        Origin::External => Key::external(plan.spec, plan.protection, call.now),
+        Origin::CtyunKms => Key::generate(plan.spec, plan.protection, call.now, call.random()),
+        Origin::External => Key::external(plan.spec, plan.protection, call.now, call.random()),
     };
     let text = |name| call.fields.text(name).unwrap_or_default().to_owned();
     let key = Key {
+        usage: plan.usage,
         rotation: plan
             .rotation_days
             .map(|interval_days| Rotation { interval_days, next: call.now + i64::from(interval_days) * DAY }),
@@ -44,8 +43,20 @@ pub fn create_key(call: &Call<'_>) -> Reply {
         tags: plan.tags,
         ..key
     };
-    let key = call.service.store.insert(key, None).map_err(|error| call.internal(&error, KMS_0515))?;
-    Ok(key.metadata())
+    let metadata = key.metadata();
+    call.change(KMS_0515, |state| {
+        // Another key may have come in between.
+        room_for(key.spec, state)?;
+        state.keys.put(key);
+        Ok(())
+    })?;
+    Ok(metadata)
+}
+
+/// There may be only so many asymmetric keys.
+fn room_for(spec: KeySpec, state: &State) -> Result<(), Code> {
+    let asymmetric = || state.keys.iter().filter(|key| !key.spec.is_symmetric()).count();
+    if !spec.is_symmetric() && asymmetric() >= MAX_ASYMMETRIC { Err(KMS_0238) } else { Ok(()) }
 }
 
 /// The fields that createKey requires, with the defaults of the switch `lenient`.
@@ -68,17 +79,17 @@ fn wanted_fields<'a>(call: &'a Call<'_>) -> Result<Wanted<'a>, Refusal> {
     };
     let spec = text("keySpec", "AES_256", KMS_0126)?;
     let usage = text("keyUsage", "ENCRYPT/DECRYPT", KMS_0117)?;
-    let protection = match text_or_number(call, "protectionLevel") {
+    let protection = match call.text_or_number("protectionLevel") {
         Some(protection) => protection,
         None if lenient => "SOFTWARE".to_owned(),
         None => return Err(KMS_0113.into()),
     };
     let rotate = call.fields.value("enableAutomaticRotation").filter(|value| value.as_str() != Some(""));
     let made_here = call.optional("origin").is_none_or(|origin| Origin::parse(origin) == Some(Origin::CtyunKms));
-    if rotate.is_none() && !lenient && made_here && KeySpec::parse(spec).is_some() {
+    if rotate.is_none() && !lenient && made_here && KeySpec::parse(spec).is_some_and(KeySpec::is_symmetric) {
         return Err(KMS_0116.into());
     }
-    let interval = text_or_number(call, "rotationInterval");
+    let interval = call.text_or_number("rotationInterval");
     if rotate == Some(&Value::Bool(true)) && interval.is_none() {
         return Err(KMS_0118.into());
     }
@@ -88,6 +99,7 @@ fn wanted_fields<'a>(call: &'a Call<'_>) -> Result<Wanted<'a>, Refusal> {
 /// What createKey will make.
 struct Plan {
     spec: KeySpec,
+    usage: KeyUsage,
     protection: Protection,
     origin: Origin,
     rotation_days: Option<u32>,
@@ -97,13 +109,14 @@ struct Plan {
 /// Step 13.
 fn plan(call: &Call<'_>, wanted: &Wanted<'_>) -> Result<Plan, Refusal> {
     let spec = KeySpec::parse(wanted.spec).ok_or(KMS_0227)?;
-    // Both specs are symmetric, and symmetric keys sign nothing.
-    if KeyUsage::parse(wanted.usage) != Some(KeyUsage::EncryptDecrypt) {
+    let usage = KeyUsage::parse(wanted.usage).ok_or(KMS_0216)?;
+    if spec.is_symmetric() && usage == KeyUsage::SignVerify {
         return Err(KMS_0216.into());
     }
     let protection = Protection::parse(&wanted.protection).ok_or(KMS_0218)?;
-    // SM4 keys exist in hardware only.
-    if spec == KeySpec::CtyunSm4 && protection == Protection::Software && !call.switches.lenient {
+    // Keys of the SM algorithms exist in hardware only.
+    let hardware_only = matches!(spec, KeySpec::CtyunSm4 | KeySpec::CtyunSm2);
+    if hardware_only && protection == Protection::Software && !call.switches.lenient {
         return Err(KMS_0218.into());
     }
     let rotate = match wanted.rotate {
@@ -118,20 +131,26 @@ fn plan(call: &Call<'_>, wanted: &Wanted<'_>) -> Result<Plan, Refusal> {
         None => Origin::CtyunKms,
         Some(origin) => Origin::parse(origin).ok_or(KMS_0242)?,
     };
-    if rotate && origin == Origin::External {
+    if origin == Origin::External && !spec.is_symmetric() {
+        return Err(KMS_0225.into());
+    }
+    if rotate && (origin == Origin::External || !spec.is_symmetric()) {
         return Err(KMS_0211.into());
     }
     algorithm_fits(call.optional("algorithm"), spec)?;
     let tags = tags(call.fields.value("tags")).ok_or(KMS_0101)?;
-    let too_long = |text: &str| text.chars().count() > MAX_DESCRIPTION;
     if call.fields.text("description").is_some_and(too_long) {
         return Err(KMS_0129.into());
     }
-    Ok(Plan { spec, protection, origin, rotation_days, tags })
+    Ok(Plan { spec, usage, protection, origin, rotation_days, tags })
+}
+
+fn too_long(description: &str) -> bool {
+    description.chars().count() > MAX_DESCRIPTION
 }
 
 /// `"30"`, `"30d"` or 30.
-fn rotation_days(text: &str) -> Option<u32> {
+pub fn rotation_days(text: &str) -> Option<u32> {
     let digits = text.strip_suffix('d').unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|days| plain && ROTATION_INTERVAL.contains(days))
@@ -140,7 +159,11 @@ fn rotation_days(text: &str) -> Option<u32> {
 /// The old field `algorithm` must agree with the spec.
 fn algorithm_fits(algorithm: Option<&str>, spec: KeySpec) -> Result<(), Code> {
     match (algorithm, spec) {
-        (None, _) | (Some("AES"), KeySpec::Aes256) | (Some("SM4"), KeySpec::CtyunSm4) => Ok(()),
+        (None, _)
+        | (Some("AES"), KeySpec::Aes256)
+        | (Some("SM4"), KeySpec::CtyunSm4)
+        | (Some("RSA"), KeySpec::Rsa2048)
+        | (Some("SM2"), KeySpec::CtyunSm2) => Ok(()),
         (Some("AES"), _) => Err(KMS_0220),
         (Some("SM4"), _) => Err(KMS_0221),
         (Some("RSA"), _) => Err(KMS_0222),
@@ -154,21 +177,13 @@ fn tags(value: Option<&Value>) -> Option<Vec<Tag>> {
     (tags.len() <= MAX_TAGS && tags.iter().all(|tag| !tag.key.is_empty())).then_some(tags)
 }
 
-fn text_or_number(call: &Call<'_>, name: &str) -> Option<String> {
-    match call.fields.value(name)? {
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
-}
-
 pub fn enable_key(call: &Call<'_>) -> Reply {
-    let key = addressed_key(call)?;
+    let key = call.addressed_key()?;
     own_key(call, &key)?;
     call.reach(step::STATE)?;
     key.judge(Operation::Enable)?;
     call.reach(step::OPERATION)?;
-    call.change(&key.id, KMS_0503, |key| {
+    call.change_key(&key.id, KMS_0503, |key| {
         key.judge(Operation::Enable)?;
         key.resting = RestingState::Enabled;
         Ok(())
@@ -177,12 +192,12 @@ pub fn enable_key(call: &Call<'_>) -> Reply {
 }
 
 pub fn disable_key(call: &Call<'_>) -> Reply {
-    let key = addressed_key(call)?;
+    let key = call.addressed_key()?;
     own_key(call, &key)?;
     call.reach(step::STATE)?;
     key.judge(Operation::Disable)?;
     call.reach(step::OPERATION)?;
-    call.change(&key.id, KMS_0503, |key| {
+    call.change_key(&key.id, KMS_0503, |key| {
         key.judge(Operation::Disable)?;
         key.resting = RestingState::Disabled;
         Ok(())
@@ -204,7 +219,7 @@ pub fn schedule_key_deletion(call: &Call<'_>) -> Reply {
     deletable(&key)?;
     call.reach(step::OPERATION)?;
     let delete_at = call.now + days as i64 * DAY;
-    let key = call.change(&key.id, KMS_0506, |key| {
+    let key = call.change_key(&key.id, KMS_0506, |key| {
         deletable(key)?;
         key.delete_at = Some(delete_at);
         Ok(())
@@ -219,11 +234,11 @@ fn deletable(key: &Key) -> Result<(), Code> {
 }
 
 pub fn cancel_key_deletion(call: &Call<'_>) -> Reply {
-    let key = addressed_key(call)?;
+    let key = call.addressed_key()?;
     call.reach(step::STATE)?;
     key.judge(Operation::CancelDeletion)?;
     call.reach(step::OPERATION)?;
-    call.change(&key.id, KMS_0503, |key| {
+    call.change_key(&key.id, KMS_0503, |key| {
         key.judge(Operation::CancelDeletion)?;
         key.delete_at = None;
         Ok(())
@@ -231,20 +246,54 @@ pub fn cancel_key_deletion(call: &Call<'_>) -> Reply {
     nothing()
 }
 
-/// Steps 12 to 14 of an API whose one field is the id of a key.
-fn addressed_key(call: &Call<'_>) -> Result<Arc<Key>, Refusal> {
-    call.reach(step::REQUIRED)?;
-    let name = call.required("cmkUuid", KMS_0102)?;
-    call.reach(step::FORMAT)?;
-    let name = key_name(name, false)?;
-    call.reach(step::EXISTENCE)?;
-    call.find_key(name)
-}
-
 /// Step 15: a default CMK is the system's; nobody enables, disables or deletes it.
 fn own_key(call: &Call<'_>, key: &Key) -> Result<(), Refusal> {
     call.reach(step::KIND)?;
     if key.product.is_some() { Err(KMS_0203.into()) } else { Ok(()) }
+}
+
+pub fn update_key_description(call: &Call<'_>) -> Reply {
+    call.reach(step::REQUIRED)?;
+    let name = call.required("cmkUuid", KMS_0102)?;
+    // It may be "".
+    let description = call.fields.text("description").ok_or(KMS_0101)?;
+    call.reach(step::FORMAT)?;
+    let name = key_name(name, false)?;
+    if too_long(description) {
+        return Err(KMS_0129.into());
+    }
+    call.reach(step::EXISTENCE)?;
+    let key = call.find_key(name)?;
+    call.reach(step::OPERATION)?;
+    call.change_key(&key.id, KMS_0518, |key| {
+        key.description = description.to_owned();
+        Ok(())
+    })?;
+    nothing()
+}
+
+pub fn enable_deletion_protection(call: &Call<'_>) -> Reply {
+    let key = call.addressed_key()?;
+    own_key(call, &key)?;
+    call.reach(step::STATE)?;
+    key.judge(Operation::ProtectFromDeletion)?;
+    call.reach(step::OPERATION)?;
+    call.change_key(&key.id, KMS_0503, |key| {
+        key.judge(Operation::ProtectFromDeletion)?;
+        key.deletion_protection = true;
+        Ok(())
+    })?;
+    nothing()
+}
+
+pub fn disable_deletion_protection(call: &Call<'_>) -> Reply {
+    let key = call.addressed_key()?;
+    call.reach(step::OPERATION)?;
+    call.change_key(&key.id, KMS_0503, |key| {
+        key.deletion_protection = false;
+        Ok(())
+    })?;
+    nothing()
 }
 
 pub fn describe_key(call: &Call<'_>) -> Reply {
@@ -265,45 +314,22 @@ pub fn list_keys(call: &Call<'_>) -> Reply {
         return Err(KMS_0135.into());
     }
     call.reach(step::FORMAT)?;
-    let (page_number, page_size) = page(call)?;
+    let page = call.page()?;
     call.reach(step::EXISTENCE)?;
     let keys = call.service.store.keys();
     if product.is_some() && !keys.iter().any(|key| key.product.as_deref() == product) {
         return Err(KMS_0136.into());
     }
     call.reach(step::OPERATION)?;
-    let found: Vec<_> = keys.iter().filter(|key| is_listed(call, key)).collect();
-    let start = (page_number - 1).saturating_mul(page_size);
-    let rows = found.iter().skip(usize::try_from(start).unwrap_or(usize::MAX)).take(page_size as usize);
-    let Value::Object(reply) = json!({
-        "pageNumber": page_number,
-        "pageSize": page_size,
-        "totalCount": found.len(),
-        "keys": rows.map(|key| key.metadata()).collect::<Vec<_>>(),
-    }) else {
-        return nothing();
-    };
-    Ok(reply)
-}
-
-/// `pageNumber` and `pageSize` with their defaults.
-fn page(call: &Call<'_>) -> Result<(u64, u64), Refusal> {
-    let number = |name, default| match call.fields.value(name) {
-        None => Ok(default),
-        Some(value) => value.as_u64().filter(|number| *number >= 1).ok_or(Refusal::from(KMS_0101)),
-    };
-    let (page_number, page_size) = (number("pageNumber", 1)?, number("pageSize", DEFAULT_PAGE_SIZE)?);
-    match page_size {
-        size if size > HUGE_PAGE_SIZE => Err(KMS_0130.into()),
-        size if size > MAX_PAGE_SIZE => Err(KMS_0231.into()),
-        size => Ok((page_number, size)),
-    }
+    let found: Vec<_> =
+        keys.into_iter().filter(|key| is_listed(call, key) && call.permitted(key.clone()).is_ok()).collect();
+    Ok(page.of("keys", &found, |key| key.metadata()))
 }
 
 /// Does a key pass all the filters of listKeys? "" is no filter.
 fn is_listed(call: &Call<'_>, key: &Key) -> bool {
     let is = |name, value: &str| call.optional(name).is_none_or(|wanted| wanted == value);
-    let protection = text_or_number(call, "protectionLevel");
+    let protection = call.text_or_number("protectionLevel");
     is("keyState", key.state().name())
         && call.optional("keySpec").is_none_or(|wanted| KeySpec::parse(wanted) == Some(key.spec))
         && is("keyUsage", key.usage.name())
@@ -314,6 +340,8 @@ fn is_listed(call: &Call<'_>, key: &Key) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

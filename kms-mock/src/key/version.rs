@@ -8,20 +8,30 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use sm4::Sm4;
-use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::KeySpec;
+use crate::asymmetric::{AsymmetricSpec, PrivateKey};
 use crate::clock::Timestamp;
+use crate::random::Random;
 
-/// Material of a key with its expanded ciphers.
+/// One version of a key.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "StoredVersion", into = "StoredVersion")]
 pub struct KeyVersion {
     pub id: String,
     pub created: Timestamp,
-    pub cipher: Cipher,
-    material: Zeroizing<Vec<u8>>,
+    pub material: Material,
+}
+
+#[derive(Clone)]
+pub enum Material {
+    /// The bytes, and the cipher expanded from them.
+    Symmetric {
+        cipher: Cipher,
+        bytes: Zeroizing<Vec<u8>>,
+    },
+    Asymmetric(PrivateKey),
 }
 
 /// The block cipher and its GCM mode under one version; boxed because the expanded keys are large.
@@ -32,33 +42,77 @@ pub enum Cipher {
 }
 
 impl KeyVersion {
-    pub fn generate(spec: KeySpec, now: Timestamp) -> Result<Self, getrandom::Error> {
-        let mut material = Zeroizing::new(vec![0; material_len(spec)]);
-        getrandom::fill(&mut material)?;
-        let id = Uuid::new_v4().to_string();
-        Ok(KeyVersion::new(id, spec, material, now).expect("the material has the length of its spec"))
+    /// With fresh material.
+    pub fn generate(spec: KeySpec, now: Timestamp, random: &Random) -> Self {
+        let id = random.id();
+        let material = match spec.asymmetric() {
+            Some(spec) => Material::Asymmetric(PrivateKey::generate(spec, &mut random.fork())),
+            None => Material::symmetric(spec, random.bytes(material_len(spec)))
+                .expect("the material has the length of its spec"),
+        };
+        KeyVersion { id, created: now, material }
     }
 
-    /// `None` if the material has not the length of the spec.
+    /// `None` if the material has not the form of the spec: 32 bytes for AES_256, 16 for SM4, else a PKCS#8 document.
     pub fn new(id: String, spec: KeySpec, material: Zeroizing<Vec<u8>>, created: Timestamp) -> Option<Self> {
-        let cipher = match spec {
-            KeySpec::Aes256 => Cipher::Aes256 {
-                block: Box::new(Aes256::new_from_slice(&material).ok()?),
-                gcm: Box::new(AesGcm::new_from_slice(&material).ok()?),
-            },
-            KeySpec::CtyunSm4 => Cipher::Sm4 {
-                block: Box::new(Sm4::new_from_slice(&material).ok()?),
-                gcm: Box::new(AesGcm::new_from_slice(&material).ok()?),
-            },
+        let material = match spec.asymmetric() {
+            Some(wanted) => {
+                Material::Asymmetric(PrivateKey::from_pkcs8_der(&material).filter(|key| key.spec() == wanted)?)
+            }
+            None => Material::symmetric(spec, material)?,
         };
-        Some(KeyVersion { id, created, cipher, material })
+        Some(KeyVersion { id, created, material })
+    }
+
+    /// The cipher; `None` for a version of an asymmetric key.
+    pub fn cipher(&self) -> Option<&Cipher> {
+        match &self.material {
+            Material::Symmetric { cipher, .. } => Some(cipher),
+            Material::Asymmetric(_) => None,
+        }
+    }
+
+    /// The key pair; `None` for a version of a symmetric key.
+    pub fn private_key(&self) -> Option<&PrivateKey> {
+        match &self.material {
+            Material::Symmetric { .. } => None,
+            Material::Asymmetric(key) => Some(key),
+        }
     }
 
     fn spec(&self) -> KeySpec {
-        match self.cipher {
-            Cipher::Aes256 { .. } => KeySpec::Aes256,
-            Cipher::Sm4 { .. } => KeySpec::CtyunSm4,
+        match &self.material {
+            Material::Symmetric { cipher: Cipher::Aes256 { .. }, .. } => KeySpec::Aes256,
+            Material::Symmetric { cipher: Cipher::Sm4 { .. }, .. } => KeySpec::CtyunSm4,
+            Material::Asymmetric(key) => match key.spec() {
+                AsymmetricSpec::Rsa2048 => KeySpec::Rsa2048,
+                AsymmetricSpec::Sm2 => KeySpec::CtyunSm2,
+            },
         }
+    }
+
+    fn stored_material(&self) -> Zeroizing<Vec<u8>> {
+        match &self.material {
+            Material::Symmetric { bytes, .. } => bytes.clone(),
+            Material::Asymmetric(key) => key.to_pkcs8_der(),
+        }
+    }
+}
+
+impl Material {
+    fn symmetric(spec: KeySpec, bytes: Zeroizing<Vec<u8>>) -> Option<Self> {
+        let cipher = match spec {
+            KeySpec::Aes256 => Cipher::Aes256 {
+                block: Box::new(Aes256::new_from_slice(&bytes).ok()?),
+                gcm: Box::new(AesGcm::new_from_slice(&bytes).ok()?),
+            },
+            KeySpec::CtyunSm4 => Cipher::Sm4 {
+                block: Box::new(Sm4::new_from_slice(&bytes).ok()?),
+                gcm: Box::new(AesGcm::new_from_slice(&bytes).ok()?),
+            },
+            KeySpec::Rsa2048 | KeySpec::CtyunSm2 => return None,
+        };
+        Some(Material::Symmetric { cipher, bytes })
     }
 }
 
@@ -68,11 +122,11 @@ impl std::fmt::Debug for KeyVersion {
     }
 }
 
-/// Bytes of material: 32 for AES_256, 16 for SM4.
+/// Bytes of symmetric material.
 fn material_len(spec: KeySpec) -> usize {
     match spec {
-        KeySpec::Aes256 => 32,
         KeySpec::CtyunSm4 => 16,
+        _ => 32,
     }
 }
 
@@ -93,7 +147,7 @@ impl Drop for StoredVersion {
 
 impl From<KeyVersion> for StoredVersion {
     fn from(version: KeyVersion) -> Self {
-        let (spec, material) = (version.spec(), BASE64.encode(&*version.material));
+        let (spec, material) = (version.spec(), BASE64.encode(&*version.stored_material()));
         StoredVersion { id: version.id, spec, created: version.created, material }
     }
 }
@@ -104,7 +158,7 @@ impl TryFrom<StoredVersion> for KeyVersion {
     fn try_from(stored: StoredVersion) -> Result<Self, Self::Error> {
         let material = Zeroizing::new(BASE64.decode(&stored.material).map_err(|_| "key material is not Base64")?);
         KeyVersion::new(stored.id.clone(), stored.spec, material, stored.created)
-            .ok_or("key material has not the length of its spec")
+            .ok_or("key material has not the form of its spec")
     }
 }
 
@@ -115,13 +169,17 @@ mod tests {
 
     #[test]
     fn a_key_survives_the_store_and_does_not_print_its_material() {
-        let key = Key::generate(KeySpec::CtyunSm4, Protection::Hsm, 7).expect("random source");
-        let stored = serde_json::to_string(&key).expect("serializable");
-        let back: Key = serde_json::from_str(&stored).expect("readable");
-        assert_eq!(*back.versions[0].material, *key.versions[0].material);
-        assert_eq!(back.metadata(), key.metadata());
-        assert!(!format!("{key:?}").contains(&BASE64.encode(&*key.versions[0].material)));
-        let short = stored.replace("Ctyun_SM4", "AES_256");
-        assert!(serde_json::from_str::<Key>(&short).is_err());
+        let random = Random::from_seed("version");
+        for spec in [KeySpec::Aes256, KeySpec::CtyunSm4, KeySpec::Rsa2048, KeySpec::CtyunSm2] {
+            let key = Key::generate(spec, Protection::Hsm, 7, &random);
+            let stored = serde_json::to_string(&key).expect("serializable");
+            let back: Key = serde_json::from_str(&stored).expect("readable");
+            let material = key.versions[0].stored_material();
+            assert_eq!(*back.versions[0].stored_material(), *material);
+            assert_eq!(back.metadata(), key.metadata());
+            assert!(!format!("{key:?}").contains(&BASE64.encode(&*material)));
+            let other = if spec == KeySpec::Aes256 { KeySpec::CtyunSm2 } else { KeySpec::Aes256 };
+            assert!(serde_json::from_str::<Key>(&stored.replace(spec.name(), other.name())).is_err());
+        }
     }
 }
