@@ -2,6 +2,7 @@
 //! where a fault says so.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -63,13 +64,15 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, mut stop: watch::
 }
 
 async fn serve_connection(stream: TcpStream, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+    // Without it the client is gone.
+    let Ok(peer) = stream.peer_addr() else { return };
     // Answers are small and must not wait for one another; a failure only costs time.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.read_timeout)
         .max_buf_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(service.clone(), request)));
+        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(service.clone(), peer, request)));
     let mut connection = pin!(connection);
     // An error here is a client that went away, or a fault that closes the connection.
     tokio::select! {
@@ -82,7 +85,11 @@ async fn serve_connection(stream: TcpStream, service: Arc<Service>, mut stop: wa
 }
 
 /// Answers one request. An error closes the connection without an answer.
-async fn respond(service: Arc<Service>, request: Request<Incoming>) -> io::Result<Response<ReplyBody>> {
+async fn respond(
+    service: Arc<Service>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> io::Result<Response<ReplyBody>> {
     let (parts, body) = request.into_parts();
     let body = match timeout(service.read_timeout, read_body(body, service.switches().max_body)).await {
         Ok(body) => body?,
@@ -94,7 +101,7 @@ async fn respond(service: Arc<Service>, request: Request<Incoming>) -> io::Resul
     }
     let route = routes::find(parts.uri.path()).filter(|_| parts.method == Method::POST);
     match route {
-        Some(route) => call(&service, route, &parts, body.as_deref()).await,
+        Some(route) => call(&service, route, peer, &parts, body.as_deref()).await,
         None => Ok(refuse(&service, &KMS_0405.into(), &Uuid::new_v4().to_string())),
     }
 }
@@ -125,6 +132,7 @@ async fn read_body(mut body: Incoming, limit: usize) -> io::Result<Option<Vec<u8
 async fn call(
     service: &Service,
     route: &'static Route,
+    peer: SocketAddr,
     parts: &Parts,
     body: Option<&[u8]>,
 ) -> io::Result<Response<ReplyBody>> {
@@ -148,7 +156,7 @@ async fn call(
         _ => {}
     }
     let query = parts.uri.query().unwrap_or_default();
-    let verdict = gate::decide(service, &Arrived { route, query, headers: &parts.headers, body });
+    let verdict = gate::decide(service, &Arrived { route, query, headers: &parts.headers, body, peer: peer.ip() });
     let fault = service.faults.take(route.api, Phase::Answer);
     if fault == Some(FaultKind::DropAfter) {
         return Err(io::ErrorKind::ConnectionAborted.into());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::LastUsed;
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
 use crate::clock::Clock;
@@ -22,6 +23,7 @@ pub struct Service {
     pub faults: Faults,
     pub calls: Calls,
     pub usage: Usage,
+    pub last_used: LastUsed,
     pub random: Random,
     /// Whether the control doors are open.
     pub control: bool,
@@ -82,6 +84,7 @@ impl Service {
             faults: Faults::default(),
             calls: Calls::default(),
             usage: Usage::default(),
+            last_used: LastUsed::default(),
             random,
             control,
             read_timeout,
