@@ -88,6 +88,7 @@ impl Call<'_> {
 pub fn reach(faults: &Faults, api: &str, step: u8) -> Result<(), Refusal> {
     match faults.take(api, Phase::Step(step)) {
         Some(FaultKind::Code(code) | FaultKind::CodeAt { code, .. }) => Err(Refusal::named(&code)),
+        Some(FaultKind::SoftError(code)) => Err(Refusal::named(&code).softly()),
         _ => Ok(()),
     }
 }

@@ -12,12 +12,14 @@ mod calls;
 mod clock;
 mod control;
 mod credentials;
+mod dice;
 mod envelope;
 pub mod error;
 mod fault;
 mod fields;
 mod gate;
 mod key;
+mod latency;
 mod routes;
 mod server;
 mod service;
@@ -35,13 +37,15 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 pub use crate::blob::PayloadMode;
-pub use crate::calls::CallRecord;
+pub use crate::calls::{CallLog, CallRecord};
 pub use crate::fault::{Fault, FaultKind};
 pub use crate::key::KeyState;
+pub use crate::latency::Latency;
 pub use crate::service::Switches;
 pub use crate::store::{ChangeError, StoreError};
 pub use crate::tenants::Credential;
 
+use crate::fault::Waiting;
 use crate::key::{DAY, Key, KeySpec, Protection, RestingState};
 use crate::service::Service;
 use crate::store::Store;
@@ -75,6 +79,8 @@ pub struct MockConfig {
     pub read_timeout: Duration,
     /// Cloud products with a default CMK, `alias/<product>`.
     pub seed_products: Vec<String>,
+    /// What chance in latencies and faults begins with: with equal seeds, equal calls in equal order fare equally.
+    pub seed: Option<u64>,
 }
 
 impl Default for MockConfig {
@@ -90,6 +96,7 @@ impl Default for MockConfig {
             skew: Duration::from_secs(Switches::default().skew_s),
             read_timeout: Duration::from_secs(30),
             seed_products: vec!["ecs".to_owned()],
+            seed: None,
         }
     }
 }
@@ -233,7 +240,12 @@ impl MockKms {
 
     /// The latest calls (at most 10 000), oldest first.
     pub fn call_log(&self) -> Vec<CallRecord> {
-        self.service.calls.log()
+        self.service.calls.since(0, None).calls
+    }
+
+    /// The latest calls after the one with the number `since` (0 for all), of one API or of all, and what the log has lost of them.
+    pub fn calls_since(&self, since: u64, api: Option<&str>) -> CallLog {
+        self.service.calls.since(since, api)
     }
 
     pub fn reset_calls(&self) {
@@ -243,6 +255,26 @@ impl MockKms {
     /// Adds a fault; faults of the same phase are used up in the order in which they were added.
     pub fn inject(&self, fault: Fault) {
         self.service.faults.inject(fault);
+    }
+
+    /// Adds a fault that strikes each call only with this probability; `times` counts those that it strikes.
+    pub fn inject_at_random(&self, fault: Fault, probability: f64) {
+        self.service.faults.inject_all([Waiting { fault, probability: Some(probability) }]);
+    }
+
+    /// Adds several faults in one step.
+    pub fn inject_all(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.service.faults.inject_all(faults.into_iter().map(|fault| Waiting { fault, probability: None }));
+    }
+
+    /// Makes every call of an API wait (`None`: of every API that has no latency of its own), until `None` takes it away.
+    pub fn set_latency(&self, api: Option<&str>, latency: Option<Latency>) {
+        self.service.latencies.set(api, latency);
+    }
+
+    /// Begins the draws of latencies and probabilities anew; see [`MockConfig::seed`].
+    pub fn set_seed(&self, seed: u64) {
+        self.service.dice.seed(seed);
     }
 
     /// Forgets all faults and closes the connections that hang.
@@ -255,6 +287,11 @@ impl MockKms {
         self.service.tenants.set_quota(per_second);
     }
 
+    /// Calls a second that each access key may make of one API, besides its quota in all; `None` for no limit.
+    pub fn set_api_quota(&self, api: &str, per_second: Option<u32>) {
+        self.service.tenants.set_api_quota(api, per_second);
+    }
+
     /// Freezes or unfreezes an access key (KMS.0406); false if there is no such access key.
     pub fn set_frozen(&self, access_key: &str, frozen: bool) -> bool {
         self.service.tenants.set_frozen(access_key, frozen).is_some()
@@ -264,6 +301,11 @@ impl MockKms {
     /// (see [`Switches::skew_s`]).
     pub fn advance_clock(&self, by: Duration) {
         self.service.clock.advance(by);
+    }
+
+    /// Moves the clock of the mock by seconds, back too, like a clock that is set right.
+    pub fn shift_clock(&self, seconds: i64) {
+        self.service.clock.shift(seconds);
     }
 
     pub fn switches(&self) -> Switches {
@@ -319,7 +361,11 @@ fn build_service(config: &MockConfig, store: Store, credentials: Vec<Credential>
         skew_s: config.skew.as_secs(),
         ..Switches::default()
     };
-    let service = Service::new(store, tenants, switches, config.control, config.read_timeout);
+    let seed = match config.seed {
+        Some(seed) => seed,
+        None => getrandom::u64()?,
+    };
+    let service = Service::new(store, tenants, switches, config.control, config.read_timeout, seed);
     for product in &config.seed_products {
         service.seed(product)?;
     }

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
 use crate::clock::Clock;
+use crate::dice::Dice;
 use crate::fault::Faults;
 use crate::key::{Key, KeySpec, Protection};
+use crate::latency::Latencies;
 use crate::store::{Store, StoreError};
 use crate::tenants::Tenants;
 
@@ -18,6 +20,9 @@ pub struct Service {
     pub tenants: Tenants,
     pub clock: Clock,
     pub faults: Faults,
+    pub latencies: Latencies,
+    /// What latencies and faults with a probability are drawn from.
+    pub dice: Dice,
     pub calls: Calls,
     /// Whether the control doors are open.
     pub control: bool,
@@ -51,12 +56,21 @@ impl Default for Switches {
 pub const MAX_BODY: usize = 65_536;
 
 impl Service {
-    pub fn new(store: Store, tenants: Tenants, switches: Switches, control: bool, read_timeout: Duration) -> Self {
+    pub fn new(
+        store: Store,
+        tenants: Tenants,
+        switches: Switches,
+        control: bool,
+        read_timeout: Duration,
+        seed: u64,
+    ) -> Self {
         Service {
             store,
             tenants,
             clock: Clock::default(),
             faults: Faults::default(),
+            latencies: Latencies::default(),
+            dice: Dice::new(seed),
             calls: Calls::default(),
             control,
             read_timeout,
@@ -72,9 +86,10 @@ impl Service {
         *self.switches.lock().unwrap_or_else(PoisonError::into_inner) = bounded(switches);
     }
 
-    /// Forgets faults, calls, quotas and the movement of the clock. Keys and switches stay.
+    /// Forgets faults, latencies, calls, quotas and the movement of the clock. Keys and switches stay.
     pub fn reset(&self) {
         self.faults.clear();
+        self.latencies.clear();
         self.calls.reset();
         self.tenants.reset();
         self.clock.reset();
