@@ -382,10 +382,15 @@ pub fn credential_in(
     Ok((credentials::load_or_generate(directory, access_key)?, credentials::path(directory)))
 }
 
+/// As many as may be open; the kernel makes it fewer if `net.core.somaxconn` says so.
+const BACKLOG: i32 = 4096;
+
 /// Bound here rather than on the server's thread, so that the caller hears of an address that is taken.
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listener = TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
     listener.set_nonblocking(true).map_err(|source| StartError::Listen { address, source })?;
+    // std asks for 128. In a rush of connections, those that find the queue full try again a second later, and then ever later.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| StartError::Listen { address, source: error.into() })?;
     Ok(listener)
 }
 
