@@ -189,6 +189,7 @@ pub fn base64(text: &str, wrong: Code) -> Result<Zeroizing<Vec<u8>>, Refusal> {
 pub fn reach(faults: &Faults, api: &str, step: u8) -> Result<(), Refusal> {
     match faults.take(api, Phase::Step(step)) {
         Some(FaultKind::Code(code) | FaultKind::CodeAt { code, .. }) => Err(Refusal::named(&code)),
+        Some(FaultKind::SoftError(code)) => Err(Refusal::named(&code).softly()),
         _ => Ok(()),
     }
 }

@@ -68,7 +68,7 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     }
     at(8)?;
     at(9)?;
-    service.tenants.charge(access_key, now)?;
+    service.tenants.charge(access_key, api, now)?;
     at(10)?;
     if arrived.body.is_none() {
         return Err(KMS_0129.into());

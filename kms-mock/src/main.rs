@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use kms_mock::{Credential, MockConfig, MockKms, PayloadMode, Storage, credential_in};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn run(serve: Serve) -> Result<(), Box<dyn Error>> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the mock says that it is ready, so that no signal is missed from then on.
@@ -90,6 +92,12 @@ fn run(serve: Serve) -> Result<(), Box<dyn Error>> {
         mock.stop();
         Ok(())
     })
+}
+
+/// Half of the descriptors may be connections. Where the limit stays as it is, there are fewer.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn config(serve: &Serve, credential: Credential) -> Result<MockConfig, Box<dyn Error>> {

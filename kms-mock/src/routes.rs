@@ -24,8 +24,6 @@ pub struct Route {
     pub response: &'static [Output],
     /// Codes it may answer beside those of [`COMMON`], injected faults apart.
     pub codes: &'static [Code],
-    /// Whether it may compute for long (key pairs, pass phrases), so that it must not hold up the others.
-    pub slow: bool,
     pub run: fn(&Call<'_>) -> Reply,
 }
 
@@ -42,18 +40,12 @@ pub enum Shape {
     Text,
     Number,
     Flag,
-    Texts,
     Object(&'static [Output]),
     Objects(&'static [Output]),
 }
 
 pub const fn output(name: &'static str, shape: Shape) -> Output {
     Output { name, shape, always: true }
-}
-
-/// A field that only some answers have.
-pub const fn at_times(name: &'static str, shape: Shape) -> Output {
-    Output { name, shape, always: false }
 }
 
 /// The codes of the checks that come before every API.

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
 use crate::clock::Clock;
+use crate::dice::Dice;
 use crate::fault::Faults;
 use crate::key::{Alias, Key, KeySpec, Protection};
+use crate::latency::Latencies;
 use crate::random::Random;
 use crate::store::{Store, StoreError};
 use crate::tenants::Tenants;
@@ -20,6 +22,9 @@ pub struct Service {
     pub tenants: Tenants,
     pub clock: Clock,
     pub faults: Faults,
+    pub latencies: Latencies,
+    /// What latencies and faults with a probability are drawn from.
+    pub dice: Dice,
     pub calls: Calls,
     pub usage: Usage,
     pub random: Random,
@@ -80,6 +85,8 @@ impl Service {
             tenants,
             clock: Clock::default(),
             faults: Faults::default(),
+            latencies: Latencies::default(),
+            dice: Dice::new(random.number()),
             calls: Calls::default(),
             usage: Usage::default(),
             random,
@@ -97,9 +104,10 @@ impl Service {
         *self.switches.lock().unwrap_or_else(PoisonError::into_inner) = bounded(switches);
     }
 
-    /// Forgets faults, calls, quotas and the movement of the clock. Keys and switches stay.
+    /// Forgets faults, latencies, calls, quotas and the movement of the clock. Keys and switches stay.
     pub fn reset(&self) {
         self.faults.clear();
+        self.latencies.clear();
         self.calls.reset();
         self.usage.reset();
         self.tenants.reset();

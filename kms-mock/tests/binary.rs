@@ -2,69 +2,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use common::served::Served;
 use common::*;
 use serde_json::{Value, json};
-
-/// A running process, killed on drop.
-struct Served {
-    child: Child,
-    ready: Value,
-}
-
-impl Served {
-    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = command(arguments, environment).stdout(Stdio::piped()).spawn().expect("starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        Served { child, ready: serde_json::from_str(&line).expect("JSON") }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.ready[name].as_str().expect("text")
-    }
-
-    /// A client with the credentials of the file that the process names.
-    fn client(&self) -> Client {
-        let file = std::fs::read_to_string(self.text("credentials_file")).expect("the credentials");
-        let file: toml::Table = toml::from_str(&file).expect("TOML");
-        let value = |name: &str| file[name].as_str().expect("text").to_owned();
-        assert_eq!(value("access_key"), self.text("access_key"));
-        Client::with(self.text("listening"), &value("access_key"), &value("secret_key"))
-    }
-
-    fn signal(&mut self, signal: &str) -> ExitStatus {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success());
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("waits") {
-                return status;
-            }
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kms-mock"));
-    command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).env_remove("KMS_MOCK_SECRET_KEY");
-    command.env_remove("XDG_STATE_HOME").env_remove("HOME").envs(environment.iter().copied());
-    command
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
