@@ -20,6 +20,8 @@ mod fault;
 mod fields;
 mod gate;
 mod key;
+#[cfg(test)]
+mod openssl;
 mod routes;
 mod server;
 mod service;
