@@ -33,6 +33,10 @@ impl OpenSsl {
         self.try_run(arguments).unwrap_or_else(|error| panic!("openssl {arguments}: {error}"))
     }
 
+    pub fn text(&self, arguments: &str) -> String {
+        String::from_utf8(self.run(arguments)).expect("openssl writes text")
+    }
+
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), content).expect("a file in a directory of our own");
     }
@@ -40,6 +44,11 @@ impl OpenSsl {
     #[track_caller]
     pub fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).expect("a file that openssl has written")
+    }
+
+    #[track_caller]
+    pub fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).expect("a file in PEM")
     }
 
     fn path(&self, name: &str) -> PathBuf {
