@@ -397,7 +397,7 @@ function makeKeyRow({ cmkUuid: id }) {
   const badge = h("span", { class: "badge", "data-testid": `key-state-${id}` });
   const stateNote = h("small");
   const type = [h("span"), h("small")];
-  const versions = [h("span", { "data-testid": `key-versions-${id}` }), h("small")];
+  const versions = [h("span", { "data-testid": `key-versions-${id}` }), h("small"), h("small")];
   const uses = h("span", { "data-testid": `key-uses-${id}` });
   const button = (name, run) => {
     const element = h("button", { type: "button", class: "small", "data-testid": `key-${name}-${id}` });
@@ -412,7 +412,7 @@ function makeKeyRow({ cmkUuid: id }) {
     cancelDeletion: button("cancel-deletion", () => cancelDeletion(id)),
   };
   const row = h("tr", { role: "row", class: "key", "data-testid": `key-row-${id}` },
-    cell("c-key", expand, h("div", { class: "identity" }, h("span", { class: "id" }, h("code", {}, id), copyButton(id)), names)),
+    cell("c-key", h("div", { class: "key-name" }, expand, h("div", { class: "identity" }, h("span", { class: "id" }, h("code", {}, id), copyButton(id)), names))),
     cell("c-state", badge, stateNote),
     cell("c-type", ...type),
     cell("c-versions", ...versions),
@@ -441,6 +441,7 @@ function makeKeyRow({ cmkUuid: id }) {
     setText(type[1], [key.protectionLevel, key.origin === "EXTERNAL" ? key.origin : ""].filter(Boolean).join(" · "));
     setText(versions[0], key.versions.length === 1 ? t("oneVersion") : t("nVersions", { n: number(key.versions.length) }));
     setText(versions[1], rotationText(key));
+    setText(versions[2], key.automaticRotation === "Enabled" ? t("nextOn", { at: day(key.nextRotationDate) }) : "");
     setText(uses, number(key.uses));
     uses.dataset.value = key.uses;
     names.replaceChildren(...keyNames(key));
@@ -469,7 +470,7 @@ function stateText(prefix, value) {
 function rotationText(key) {
   if (key.automaticRotation === "Suspended") return t("rotationSuspended");
   if (key.automaticRotation !== "Enabled") return "";
-  return t("rotatesEvery", { days: key.rotationInterval, at: day(key.nextRotationDate) });
+  return t("rotatesEvery", { days: key.rotationInterval });
 }
 
 function keyNames(key) {
@@ -517,7 +518,8 @@ function showKeyDetail(detail, key) {
     ["description", key.description],
   ].filter(([, value]) => value);
   const header = h("tr", { role: "row" }, ...["version", "created"].map((name) => h("th", { role: "columnheader", scope: "col" }, t(name))));
-  const versions = key.versions.map((version) => h("tr", { role: "row" },
+  const newestFirst = [...key.versions].sort((a, b) => b.creationDate.localeCompare(a.creationDate) || b.primary - a.primary);
+  const versions = newestFirst.map((version) => h("tr", { role: "row" },
     cell("", h("span", { class: "id" }, h("code", {}, version.keyVersionId), copyButton(version.keyVersionId)),
       ...(version.primary ? [" ", h("span", { class: "badge quiet" }, t("primary"))] : [])),
     cell("mono", time(version.creationDate))));
@@ -705,7 +707,7 @@ $("calls-failures").addEventListener("change", filterCalls);
 
 // ------------------------------------------------------------------------------------------- Certificates and access points
 
-const certificateRows = new Rows($("certificates-body"), ({ certificateId: id }) => {
+const certificateRows = new Rows($("certificates-body"), ({ certificate: { certificateId: id } }) => {
   const [kind, badge, subject, issuer, from, to, spec] = ["span", "span", "span", "small", "span", "span", "span"].map((tag) => h(tag));
   badge.className = "badge";
   const row = h("tr", { role: "row", "data-testid": `certificate-row-${id}` },
@@ -743,13 +745,13 @@ function showCertificates() {
 }
 
 const accessPointRows = new Rows($("access-points-body"), ({ accessPointId: id }) => {
-  const name = h("span", { class: "title" });
+  const name = h("strong");
   const [status, check] = [h("span", { class: "badge" }), h("span", { class: "badge" })];
   const accessKeys = h("ul", { class: "access-keys" });
   const counts = [h("span"), h("span"), h("span")];
   const row = h("tr", { role: "row", "data-testid": `access-point-row-${id}` },
-    cell("c-key", name, h("span", { class: "id" }, h("code", {}, id), copyButton(id))),
-    cell("c-state", status), cell("c-check", check), cell("c-aks", accessKeys),
+    cell("c-key", h("div", { class: "title" }, name, " ", status), h("span", { class: "id" }, h("code", {}, id), copyButton(id))),
+    cell("c-check", check), cell("c-aks", accessKeys),
     ...counts.map((count) => cell("num", count)));
   const update = (point) => {
     setText(name, point.name);
@@ -758,7 +760,7 @@ const accessPointRows = new Rows($("access-points-body"), ({ accessPointId: id }
     check.dataset.state = point.permissionCheck ? "Enabled" : "off";
     setText(check, t(point.permissionCheck ? "on" : "off"));
     accessKeys.replaceChildren(...point.accessKeys.map((key) => h("li", {},
-      h("span", { class: "id" }, h("code", {}, key.accessKey), copyButton(key.accessKey)), " ",
+      h("span", { class: "id" }, h("code", { title: key.accessKey }, key.accessKey), copyButton(key.accessKey)), " ",
       h("span", { class: "badge", "data-state": key.status }, stateText("state", key.status)))));
     [point.apis, point.resources, point.endpoints].forEach((count, at) => setText(counts[at], number(count)));
     label(row);
@@ -800,8 +802,13 @@ function showTrouble() {
   $("faults-clear").disabled = none;
   latencyRows.show(state.latency.length > 0 ? state.latency : [{ api: null, what: t("noLatency") }], (entry) => entry.api ?? "");
   setText($("quota-now"), state.quota === null ? t("quotaNowNone") : t("quotaNow", { n: number(state.quota) }));
+  follow($("quota"), state.quota ?? "");
+  follow($("clock-set"), state.now.replace(/(\.\d+)?Z$/, ""));
   showSwitches();
 }
+
+markDirty($("quota"));
+markDirty($("clock-set"));
 
 // The fault door takes a code, a status, a kind or only a delay; each needs other fields of the form.
 function chosenFault() {
@@ -847,6 +854,7 @@ onClick("clock-real", () => moveClock({ set: new Date().toISOString().replace(/\
 onSubmit("clock-advance-form", () => moveClock({ advance_s: Math.round($("clock-amount").valueAsNumber * Number($("clock-unit").value)) }));
 onSubmit("clock-set-form", () => {
   const value = $("clock-set").value;
+  delete $("clock-set").dataset.dirty;
   return moveClock({ set: `${value.length === "YYYY-MM-DDTHH:MM".length ? `${value}:00` : value}Z` });
 });
 
@@ -858,8 +866,13 @@ onSubmit("latency-form", () =>
   act(t("latencyAndQuota"), "POST", "latency", { api: $("latency-api").value || null, kind: "fixed", ms: $("latency-ms").valueAsNumber }, t("latencySet")));
 onClick("latency-remove", () =>
   act(t("latencyAndQuota"), "POST", "latency", { api: $("latency-api").value || null, kind: null }, t("latencyRemoved")));
-onSubmit("quota-form", () => act(t("quota"), "POST", "quota", { per_second: $("quota").valueAsNumber }, t("quotaSet")));
-onClick("quota-none", () => act(t("quota"), "POST", "quota", { per_second: null }, t("quotaSet")));
+onSubmit("quota-form", () => setQuota($("quota").valueAsNumber));
+onClick("quota-none", () => setQuota(null));
+
+function setQuota(perSecond) {
+  delete $("quota").dataset.dirty;
+  return act(t("quota"), "POST", "quota", { per_second: perSecond }, t("quotaSet"));
+}
 
 // One row for each switch, made when the mock first mentions it.
 const SWITCHES = ["lenient", "soft_errors", "strict_region", "payload_mode", "skew_s", "max_body", "rotation_min_age_s"];
