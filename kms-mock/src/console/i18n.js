@@ -100,7 +100,7 @@ const TEXTS = {
   ms: ["ms", "毫秒"],
   unanswered: ["no answer", "未应答"],
   callsShown: ["{shown} shown", "显示 {shown} 条"],
-  callsShownMissed: ["{shown} shown, {missed} came too fast or are too old", "显示 {shown} 条，另有 {missed} 条过快或过旧未显示"],
+  callsShownMissed: ["{shown} shown, {missed} skipped", "显示 {shown} 条，跳过 {missed} 条"],
   noCalls: ["No calls yet.", "暂无调用。"],
 
   // Certificates and access points
