@@ -63,6 +63,12 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// A distinguished name breaks between its parts.
+function setName(element, text) {
+  if (element.textContent === text) return;
+  element.replaceChildren(...text.split(/(?<=,)/).flatMap((part) => [part, h("wbr")]));
+}
+
 function setData(element, name, value) {
   if (element.dataset[name] !== value) element.dataset[name] = value;
 }
@@ -718,8 +724,8 @@ const certificateRows = new Rows($("certificates-body"), ({ certificate: { certi
     setText(kind, certificate.kind);
     badge.dataset.state = certificate.status;
     setText(badge, stateText("cert", certificate.status));
-    setText(subject, certificate.subject ?? "");
-    setText(issuer, certificate.issuer ? t("issuedBy", { issuer: certificate.issuer }) : "");
+    setName(subject, certificate.subject ?? "");
+    setName(issuer, certificate.issuer ? t("issuedBy", { issuer: certificate.issuer }) : "");
     setText(from, certificate.notBefore ? t("validFrom", { at: day(certificate.notBefore) }) : "");
     setText(to, certificate.notAfter ? t("validTo", { at: day(certificate.notAfter) }) : "");
     to.replaceChildren(to.textContent, ...(validity ? [" ", h("span", { class: "badge warn" }, t(validity))] : []));

@@ -17,8 +17,6 @@ const TEXTS = {
   dismiss: ["Dismiss", "关闭"],
   back: ["Back", "返回"],
   none: ["none", "无"],
-  yes: ["yes", "是"],
-  no_: ["no", "否"],
   copy: ["Copy {what}", "复制 {what}"],
   copied: ["Copied {what}", "已复制 {what}"],
   notCopied: ["The browser does not let this page copy", "浏览器不允许此页面复制"],
