@@ -10,6 +10,7 @@ pub mod import;
 pub mod key_compute;
 pub mod key_lifecycle;
 pub mod key_version;
+pub mod random_digest;
 
 use std::sync::Arc;
 

@@ -268,6 +268,11 @@ impl MockKms {
         self.service.calls.count(api)
     }
 
+    /// How often a key has been used for a cryptographic operation since the start or the last reset.
+    pub fn key_uses(&self, id: &str) -> u64 {
+        self.service.usage.of(id)
+    }
+
     /// The latest calls (at most 10 000), oldest first.
     pub fn call_log(&self) -> Vec<CallRecord> {
         self.service.calls.since(0, None).calls

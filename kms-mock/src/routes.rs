@@ -6,6 +6,7 @@ mod import;
 mod key_compute;
 mod key_lifecycle;
 mod key_version;
+mod random_digest;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -64,6 +65,7 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "Import of key material", title: "外部密钥导入", routes: import::ROUTES },
     Family { name: "Key versions", title: "密钥版本管理", routes: key_version::ROUTES },
     Family { name: "Cryptographic operations", title: "密码运算", routes: key_compute::ROUTES },
+    Family { name: "Random numbers and digests", title: "随机数与摘要", routes: random_digest::ROUTES },
 ];
 
 pub fn all() -> impl Iterator<Item = &'static Route> {

@@ -117,7 +117,9 @@ fn a_script_is_taken_as_a_whole() {
         ok(&client, "POST", "faults", json!({"kind": kind}));
     }
     ok(&client, "POST", "faults", json!({"kind": "trickle", "bytes_per_second": 100_000}));
-    (0..3).for_each(|_| drop(client.data_key(&id).data()));
+    for _ in 0..3 {
+        client.data_key(&id).data();
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,10 +43,9 @@ fn wrap(public_key: &str, algorithm: &str, plain: &[u8]) -> String {
     std::fs::write(path("plain"), plain).expect("written");
     let mut command = Command::new("openssl");
     command.args(["pkeyutl", "-encrypt", "-pubin", "-keyform", "DER"]);
-    let file = |command: &mut Command, option: &str, path: &Path| drop(command.arg(option).arg(path));
-    file(&mut command, "-inkey", &path("key"));
-    file(&mut command, "-in", &path("plain"));
-    file(&mut command, "-out", &path("out"));
+    for (option, file) in [("-inkey", "key"), ("-in", "plain"), ("-out", "out")] {
+        command.arg(option).arg(path(file));
+    }
     for option in options(algorithm) {
         command.args(["-pkeyopt", option]);
     }
