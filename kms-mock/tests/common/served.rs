@@ -59,7 +59,10 @@ impl Drop for Served {
 
 pub fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kms-mock"));
-    command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).env_remove("KMS_MOCK_SECRET_KEY");
+    command.arg("serve").args(arguments).env_remove("KMS_MOCK_SECRET_KEY");
+    if !arguments.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     command.env_remove("XDG_STATE_HOME").env_remove("HOME").envs(environment.iter().copied());
     command
 }
