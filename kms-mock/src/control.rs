@@ -1,5 +1,5 @@
-//! The control doors under `/__mock/`: clock, faults, latency, seed, calls, quota, tenants, switches. They are unsigned, so they are open on a
-//! loopback listener only, and closed to web pages (which cannot help sending `Origin`).
+//! The control doors under `/__mock/`: clock, faults, latency, seed, calls, quota, tenants, switches. They are unsigned, so they are
+//! open on a loopback listener only, and closed to web pages (which cannot help sending `Origin`) but the console's own.
 
 mod faults;
 
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::clock;
+use crate::console;
 use crate::latency::Latency;
 use crate::openapi;
 use crate::routes;
@@ -21,17 +22,25 @@ use crate::tenants::Tenant;
 
 pub const PREFIX: &str = "/__mock/";
 
-type Answer = (StatusCode, Value);
+pub type Answer = (StatusCode, Value);
 
 /// Answers a request whose path starts with [`PREFIX`].
 pub fn answer(service: &Service, parts: &Parts, body: Option<&[u8]>) -> Answer {
+    let Some(body) = body else { return trouble(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long") };
+    let path = &parts.uri.path()[PREFIX.len()..];
+    if let Some(path) = path.strip_prefix(console::PREFIX) {
+        return console::answer(service, parts, path, body);
+    }
     if parts.headers.contains_key("origin") {
         return trouble(StatusCode::FORBIDDEN, "not for web pages");
     }
-    let Some(body) = body else { return trouble(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long") };
-    let door = &parts.uri.path()[PREFIX.len()..];
-    match (&parts.method, door) {
-        (&Method::GET, "calls") => answer_with(calls(service, parts.uri.query().unwrap_or_default())),
+    door(service, &parts.method, path, parts.uri.query().unwrap_or_default(), body)
+}
+
+/// Answers a request whose sender is known to be no page of another site.
+pub fn door(service: &Service, method: &Method, door: &str, query: &str, body: &[u8]) -> Answer {
+    match (method, door) {
+        (&Method::GET, "calls") => answer_with(calls(service, query)),
         (&Method::GET, "openapi.json") => good(openapi::document()),
         (&Method::GET, "clock") => good(json!({"now": clock::to_iso(service.clock.now())})),
         (&Method::POST, "clock") => with(body, |request| set_clock(service, request)),
@@ -59,11 +68,11 @@ pub fn answer(service: &Service, parts: &Parts, body: Option<&[u8]>) -> Answer {
     }
 }
 
-fn good(body: Value) -> Answer {
+pub fn good(body: Value) -> Answer {
     (StatusCode::OK, body)
 }
 
-fn trouble(status: StatusCode, reason: &str) -> Answer {
+pub fn trouble(status: StatusCode, reason: &str) -> Answer {
     (status, json!({"error": reason}))
 }
 

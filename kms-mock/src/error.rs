@@ -22,6 +22,11 @@ pub fn find(code: &str) -> Option<Code> {
     TABLE.iter().copied().find(|row| row.code == code)
 }
 
+/// The codes of all refusals, in the order of the table.
+pub fn codes() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter(|row| **row != SUCCESS).map(|row| row.code)
+}
+
 /// Why a request is refused: a row of the table, or the answer an injected fault asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

@@ -11,6 +11,7 @@ mod auth;
 mod blob;
 mod calls;
 mod clock;
+mod console;
 mod control;
 mod credentials;
 mod dice;

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use self::reply::ReplyBody;
 use self::seats::{Seat, Seats};
+use crate::console;
 use crate::control;
 use crate::envelope;
 use crate::error::*;
@@ -122,6 +123,12 @@ async fn respond(service: &Service, seat: &Seat, request: Request<Incoming>) -> 
     };
     let _served = seat.serve();
     if service.control && parts.uri.path().starts_with(control::PREFIX) {
+        let page = parts.uri.path()[control::PREFIX.len()..].strip_prefix(console::PREFIX);
+        match page.and_then(|path| console::asset(service, &parts, path)) {
+            Some(Ok(asset)) => return Ok(reply::page(asset)),
+            Some(Err((status, body))) => return Ok(reply::json(status, body.to_string().into())),
+            None => {}
+        }
         let (status, body) = control::answer(service, &parts, body.as_deref());
         return Ok(reply::json(status, body.to_string().into()));
     }

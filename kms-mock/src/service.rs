@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::console::Token;
 use crate::dice::Dice;
 use crate::fault::Faults;
 use crate::key::{Alias, Key, KeySpec, Protection};
@@ -28,6 +29,8 @@ pub struct Service {
     pub calls: Calls,
     pub usage: Usage,
     pub random: Random,
+    pub console_token: Token,
+    pub started: Timestamp,
     /// Whether the control doors are open.
     pub control: bool,
     /// How long a client may take to send a header, or a body.
@@ -89,6 +92,8 @@ impl Service {
             dice: Dice::new(random.number()),
             calls: Calls::default(),
             usage: Usage::default(),
+            console_token: Token::new(&random),
+            started: Clock::default().now(),
             random,
             control,
             read_timeout,

@@ -71,6 +71,11 @@ impl Tenants {
         inner.used.clear();
     }
 
+    /// The quota of access keys that have none of their own.
+    pub fn quota(&self) -> Option<u32> {
+        self.lock().default_quota
+    }
+
     /// How many calls of one API each access key may make, besides what it may make in all; `None` for no limit.
     pub fn set_api_quota(&self, api: &str, per_second: Option<u32>) {
         let mut inner = self.lock();

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Response, StatusCode};
 use tokio::time::{Sleep, sleep};
 
+use crate::console::{self, Asset};
 use crate::envelope;
 use crate::fault::FaultKind;
 
@@ -25,6 +29,20 @@ pub fn json(status: StatusCode, body: Bytes) -> Response<ReplyBody> {
 /// An answer of a gateway in front of the service.
 pub fn bare(status: StatusCode) -> Response<ReplyBody> {
     response(status, Bytes::new(), HTML)
+}
+
+/// A file of the console, which nobody keeps: it holds the token of this process.
+pub fn page(asset: Asset) -> Response<ReplyBody> {
+    let mut response = response(StatusCode::OK, asset.body.into(), asset.content_type);
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, console::CONTENT_SECURITY_POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 fn response(status: StatusCode, body: Bytes, content_type: &'static str) -> Response<ReplyBody> {
