@@ -11,9 +11,10 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::api::key_version::rotatable;
 use crate::clock::to_iso;
 use crate::control::{self, Answer, good, trouble};
-use crate::error::{self, Code, KMS_0306};
+use crate::error::{self, Code, KMS_0203};
 use crate::fault::{FaultKind, Waiting};
 use crate::key::{DAY, Key, Operation, RestingState};
 use crate::latency::Latency;
@@ -226,6 +227,10 @@ fn switches(service: &Service, body: &[u8]) -> Answer {
 
 fn key_action(service: &Service, id: &str, action: &str, body: &[u8]) -> Answer {
     let now = service.clock.now();
+    // A default CMK is the system's.
+    if service.store.key(id).is_some_and(|key| key.product.is_some()) {
+        return refused(KMS_0203);
+    }
     let changed = match action {
         "enable" => service.store.change_key(id, |key| {
             key.judge(Operation::Enable)?;
@@ -239,9 +244,7 @@ fn key_action(service: &Service, id: &str, action: &str, body: &[u8]) -> Answer 
         }),
         "rotate" => service.store.change_key(id, |key| {
             key.judge(Operation::NewVersion)?;
-            if key.versions.is_empty() {
-                return Err(KMS_0306);
-            }
+            rotatable(key)?;
             key.rotate(now, &service.random);
             Ok(())
         }),

@@ -133,6 +133,12 @@ fn keys_are_switched() {
     assert_eq!(act("cancel-deletion", Value::Null).0, 200);
     assert_eq!(page.key(&id)["keyState"], "Enabled");
     assert_eq!(act("explode", Value::Null).0, 404);
+    let default = client.call(DESCRIBE_KEY, json!({"cmkUuid": "alias/ecs"})).text("cmkUuid");
+    for action in ["disable", "rotate", "schedule-deletion"] {
+        let (status, refusal) =
+            page.send("POST", &format!("keys/{default}/{action}"), json!({"pendingWindowInDays": 7}));
+        assert_eq!((status, &refusal["code"]), (400, &json!("KMS.0203")), "{action}");
+    }
     assert_eq!(page.send("POST", &format!("keys/{NO_KEY}/disable"), Value::Null).0, 404);
 }
 
