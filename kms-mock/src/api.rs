@@ -11,6 +11,7 @@ pub mod import;
 pub mod key_compute;
 pub mod key_lifecycle;
 pub mod key_version;
+pub mod random_digest;
 pub mod tag;
 
 use std::sync::Arc;
@@ -215,6 +216,7 @@ pub fn base64(text: &str, wrong: Code) -> Result<Zeroizing<Vec<u8>>, Refusal> {
 pub fn reach(faults: &Faults, api: &str, step: u8) -> Result<(), Refusal> {
     match faults.take(api, Phase::Step(step)) {
         Some(FaultKind::Code(code) | FaultKind::CodeAt { code, .. }) => Err(Refusal::named(&code)),
+        Some(FaultKind::SoftError(code)) => Err(Refusal::named(&code).softly()),
         _ => Ok(()),
     }
 }

@@ -5,9 +5,8 @@
 mod rsa_schemes;
 mod sm2_schemes;
 
-use getrandom::SysRng;
 use hmac::{Hmac, KeyInit, Mac};
-use rsa::rand_core::{CryptoRng, UnwrapErr};
+use rsa::rand_core::CryptoRng;
 use rsa::traits::PublicKeyParts;
 use rsa::{PrivateKey as RsaPrivateKey, PublicKey as RsaPublicKey};
 use sha2::{Digest, Sha256};
@@ -19,11 +18,10 @@ use zeroize::Zeroizing;
 /// The only length of an RSA key.
 const RSA_BITS: u32 = 2048;
 
-/// The system's generator; it panics if the system has no randomness to give.
-pub type SystemRng = UnwrapErr<SysRng>;
-
-pub fn system_rng() -> SystemRng {
-    UnwrapErr(SysRng)
+/// The system's generator, for tests; the mock draws from its own.
+#[cfg(test)]
+pub fn system_rng() -> rsa::rand_core::UnwrapErr<getrandom::SysRng> {
+    rsa::rand_core::UnwrapErr(getrandom::SysRng)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +48,7 @@ impl SignAlgorithm {
         }
     }
 
+    #[cfg(test)]
     pub fn name(self) -> &'static str {
         match self {
             SignAlgorithm::RsaPkcs1Sha256 => "RSA_PKCS1_SHA_256",

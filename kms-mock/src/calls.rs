@@ -1,7 +1,9 @@
 //! Which calls came: counters that never forget, and a log of the latest calls. Neither holds plaintext or keys.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -13,15 +15,32 @@ const LOG_CAPACITY: usize = 10_000;
 /// One call that reached the route of an API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CallRecord {
+    /// 1 for the first call since the start, and one more for each; a reset does not begin again.
+    pub no: u64,
     pub api: &'static str,
     /// Once it is known, whether or not the signature was right.
     pub access_key: Option<String>,
     /// HTTP status and code (`0` for a success) of the answer; `None` while there is none, and for ever if a fault swallowed it.
     pub status: Option<u16>,
-    pub code: Option<String>,
+    pub code: Option<Cow<'static, str>>,
     pub request_id: String,
     /// By the clock of the mock.
     pub at: Timestamp,
+    /// Microseconds from the whole request to its answer, injected waits included; `None` like `status`.
+    pub took_us: Option<u64>,
+    #[serde(skip)]
+    begun: Instant,
+}
+
+/// What the log holds after a certain call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CallLog {
+    /// Oldest first.
+    pub calls: Vec<CallRecord>,
+    /// The number of the latest call, of whatever API: where the next look begins.
+    pub last: u64,
+    /// How many calls after the one named, of whatever API, are no longer in the log.
+    pub dropped: u64,
 }
 
 /// Names a call in the log.
@@ -36,9 +55,9 @@ pub struct Calls {
 #[derive(Debug, Default)]
 struct Inner {
     counts: HashMap<&'static str, u64>,
+    /// Consecutive numbers, of which `last` is the latest.
     log: VecDeque<CallRecord>,
-    /// The number of the first call in the log.
-    first: u64,
+    last: u64,
 }
 
 impl Calls {
@@ -47,20 +66,29 @@ impl Calls {
         *inner.counts.entry(api).or_default() += 1;
         if inner.log.len() == LOG_CAPACITY {
             inner.log.pop_front();
-            inner.first += 1;
         }
-        let request_id = request_id.to_owned();
-        inner.log.push_back(CallRecord { api, access_key: None, status: None, code: None, request_id, at });
-        CallNo(inner.first + inner.log.len() as u64 - 1)
+        inner.last += 1;
+        let no = inner.last;
+        inner.log.push_back(CallRecord {
+            no,
+            api,
+            access_key: None,
+            status: None,
+            code: None,
+            request_id: request_id.to_owned(),
+            at,
+            took_us: None,
+            begun: Instant::now(),
+        });
+        CallNo(no)
     }
 
-    pub fn finish(&self, call: CallNo, access_key: Option<String>, status: u16, code: &str) {
-        let mut inner = self.lock();
-        let at = call.0.checked_sub(inner.first).and_then(|at| usize::try_from(at).ok());
-        if let Some(record) = at.and_then(|at| inner.log.get_mut(at)) {
+    pub fn finish(&self, call: CallNo, access_key: Option<String>, status: u16, code: Cow<'static, str>) {
+        if let Some(record) = self.lock().record(call) {
             record.access_key = access_key;
             record.status = Some(status);
-            record.code = Some(code.to_owned());
+            record.code = Some(code);
+            record.took_us = u64::try_from(record.begun.elapsed().as_micros()).ok();
         }
     }
 
@@ -72,20 +100,35 @@ impl Calls {
         self.lock().counts.clone()
     }
 
-    pub fn log(&self) -> Vec<CallRecord> {
-        self.lock().log.iter().cloned().collect()
+    /// The calls after the one with the number `since` (0 for all), of one API or of all.
+    pub fn since(&self, since: u64, api: Option<&str>) -> CallLog {
+        let inner = self.lock();
+        let new = inner.log.iter().filter(|record| record.no > since);
+        let calls = new.filter(|record| api.is_none_or(|api| record.api == api)).cloned().collect();
+        CallLog { calls, last: inner.last, dropped: inner.gone().saturating_sub(since) }
     }
 
     pub fn reset(&self) {
         let mut inner = self.lock();
-        // Calls that are under way keep their numbers and must not meet a later call's record.
-        inner.first += inner.log.len() as u64;
         inner.log.clear();
         inner.counts.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The number of the latest call that the log has lost.
+    fn gone(&self) -> u64 {
+        self.last - self.log.len() as u64
+    }
+
+    /// `None` if the log has lost it: calls that are under way keep their numbers.
+    fn record(&mut self, call: CallNo) -> Option<&mut CallRecord> {
+        let at = call.0.checked_sub(self.gone() + 1)?;
+        self.log.get_mut(usize::try_from(at).ok()?)
     }
 }
 
@@ -100,9 +143,9 @@ mod tests {
         for _ in 0..LOG_CAPACITY {
             calls.begin("decrypt", "r", 2);
         }
-        calls.finish(old, None, 200, "0");
+        calls.finish(old, None, 200, "0".into());
         assert_eq!((calls.count("encrypt"), calls.count("decrypt")), (1, LOG_CAPACITY as u64));
-        assert!(calls.log().iter().all(|record| record.api == "decrypt" && record.status.is_none()));
+        assert!(calls.since(0, None).calls.iter().all(|record| record.api == "decrypt" && record.status.is_none()));
     }
 
     #[test]
@@ -111,11 +154,33 @@ mod tests {
         let old = calls.begin("encrypt", "r0", 1);
         calls.reset();
         let new = calls.begin("decrypt", "r1", 2);
-        calls.finish(old, None, 200, "0");
-        calls.finish(new, Some("AK".into()), 400, "KMS.0206");
-        let log = calls.log();
+        calls.finish(old, None, 200, "0".into());
+        calls.finish(new, Some("AK".into()), 400, "KMS.0206".into());
+        let log = calls.since(0, None).calls;
         assert_eq!(log.len(), 1);
         assert_eq!((log[0].api, log[0].status, log[0].code.as_deref()), ("decrypt", Some(400), Some("KMS.0206")));
         assert_eq!(calls.count("encrypt"), 0);
+    }
+
+    #[test]
+    fn a_poller_sees_each_call_once() {
+        let calls = Calls::default();
+        let numbers = |log: &CallLog| log.calls.iter().map(|record| record.no).collect::<Vec<_>>();
+        for api in ["encrypt", "decrypt", "encrypt"] {
+            calls.begin(api, "r", 1);
+        }
+        let log = calls.since(0, Some("encrypt"));
+        assert_eq!((numbers(&log), log.last, log.dropped), (vec![1, 3], 3, 0));
+        calls.begin("encrypt", "r", 1);
+        assert_eq!(numbers(&calls.since(log.last, None)), [4]);
+        calls.reset();
+        let log = calls.since(4, None);
+        assert_eq!((numbers(&log), log.last, log.dropped), (vec![], 4, 0));
+        for _ in 0..LOG_CAPACITY + 5 {
+            calls.begin("decrypt", "r", 2);
+        }
+        let log = calls.since(4, None);
+        assert_eq!((log.calls.len(), log.dropped, log.last), (LOG_CAPACITY, 5, 4 + 5 + LOG_CAPACITY as u64));
+        assert_eq!((calls.since(9, None).dropped, calls.since(u64::MAX, None).calls.len()), (0, 0));
     }
 }

@@ -1,47 +1,62 @@
-//! The control doors under `/__mock/`: clock, faults, calls, quota, tenants, switches. They are unsigned, so they are open on a
-//! loopback listener only, and closed to web pages (which cannot help sending `Origin`).
+//! The control doors under `/__mock/`: clock, faults, latency, seed, calls, quota, tenants, switches. They are unsigned, so they are
+//! open on a loopback listener only, and closed to web pages (which cannot help sending `Origin`) but the console's own.
 
-use std::time::Duration;
+mod faults;
+
+use std::str::FromStr;
 
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::error;
-use crate::fault::{Fault, FaultKind, OPERATION_STEP};
+use crate::console;
+use crate::latency::Latency;
+use crate::openapi;
 use crate::routes;
 use crate::service::Service;
 use crate::tenants::Tenant;
 
 pub const PREFIX: &str = "/__mock/";
 
-type Answer = (StatusCode, Value);
+pub type Answer = (StatusCode, Value);
 
 /// Answers a request whose path starts with [`PREFIX`].
 pub fn answer(service: &Service, parts: &Parts, body: Option<&[u8]>) -> Answer {
+    let Some(body) = body else { return trouble(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long") };
+    let path = &parts.uri.path()[PREFIX.len()..];
+    if let Some(path) = path.strip_prefix(console::PREFIX) {
+        return console::answer(service, parts, path, body);
+    }
     if parts.headers.contains_key("origin") {
         return trouble(StatusCode::FORBIDDEN, "not for web pages");
     }
-    let Some(body) = body else { return trouble(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long") };
-    let door = &parts.uri.path()[PREFIX.len()..];
-    match (&parts.method, door) {
-        (&Method::GET, "calls") => good(json!({"counts": service.calls.counts(), "calls": service.calls.log()})),
+    door(service, &parts.method, path, parts.uri.query().unwrap_or_default(), body)
+}
+
+/// Answers a request whose sender is known to be no page of another site.
+pub fn door(service: &Service, method: &Method, door: &str, query: &str, body: &[u8]) -> Answer {
+    match (method, door) {
+        (&Method::GET, "calls") => answer_with(calls(service, query)),
+        (&Method::GET, "openapi.json") => good(openapi::document()),
         (&Method::GET, "clock") => good(json!({"now": clock::to_iso(service.clock.now())})),
         (&Method::POST, "clock") => with(body, |request| set_clock(service, request)),
         (&Method::GET, "faults") => good(json!({"active": service.faults.active().len()})),
-        (&Method::POST, "faults") => with(body, |request| inject(service, request)),
+        (&Method::POST, "faults") => with(body, |request| faults::inject(service, request)),
         (&Method::DELETE, "faults") => {
             service.faults.clear();
             good(json!({}))
         }
-        (&Method::POST, "quota") => with(body, |request: QuotaRequest| {
-            service.tenants.set_quota(request.per_second);
+        (&Method::GET, "latency") => good(latencies(service)),
+        (&Method::POST, "latency") => with(body, |request| set_latency(service, request)),
+        (&Method::POST, "seed") => with(body, |request: SeedRequest| {
+            service.dice.seed(request.seed);
             Ok(json!({}))
         }),
+        (&Method::POST, "quota") => with(body, |request| set_quota(service, request)),
         (&Method::POST, "tenants") => with(body, |request| put_tenant(service, request)),
         (&Method::GET, "switches") => good(json!(service.switches())),
         (&Method::POST, "switches") => with(body, |request| set_switches(service, request)),
@@ -53,20 +68,81 @@ pub fn answer(service: &Service, parts: &Parts, body: Option<&[u8]>) -> Answer {
     }
 }
 
-fn good(body: Value) -> Answer {
+pub fn good(body: Value) -> Answer {
     (StatusCode::OK, body)
 }
 
-fn trouble(status: StatusCode, reason: &str) -> Answer {
+pub fn trouble(status: StatusCode, reason: &str) -> Answer {
     (status, json!({"error": reason}))
 }
 
 fn with<T: DeserializeOwned>(body: &[u8], run: impl FnOnce(T) -> Result<Value, String>) -> Answer {
-    let result = serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(run);
+    answer_with(serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(run))
+}
+
+fn answer_with(result: Result<Value, String>) -> Answer {
     match result {
         Ok(body) => good(body),
         Err(reason) => trouble(StatusCode::BAD_REQUEST, &reason),
     }
+}
+
+/// A name that is misspelt would wait for ever.
+fn known_api(api: Option<&str>) -> Result<(), String> {
+    match api.filter(|api| !routes::is_api(api)) {
+        Some(api) => Err(format!("there is no API {api}")),
+        None => Ok(()),
+    }
+}
+
+/// Counters, and the calls that the query asks for: `since=N`, `api=NAME`.
+fn calls(service: &Service, query: &str) -> Result<Value, String> {
+    let (mut since, mut api) = (0, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("since", number)) => since = u64::from_str(number).map_err(|_| "since is a number")?,
+            Some(("api", name)) => api = Some(name),
+            _ => return Err("calls takes since and api".to_owned()),
+        }
+    }
+    known_api(api)?;
+    let mut answer = json!(service.calls.since(since, api));
+    answer["counts"] = json!(service.calls.counts());
+    Ok(answer)
+}
+
+fn latencies(service: &Service) -> Value {
+    let settings = service.latencies.all().into_iter().map(|(api, latency)| {
+        let mut setting = json!(latency);
+        setting["api"] = api.into();
+        setting
+    });
+    json!({"latencies": settings.collect::<Vec<_>>()})
+}
+
+/// `api`, and the kind of latency with its numbers; null for the kind takes the setting away.
+fn set_latency(service: &Service, mut request: Map<String, Value>) -> Result<Value, String> {
+    let api = match request.remove("api") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(api)) => Some(api),
+        Some(_) => return Err("api is a name".to_owned()),
+    };
+    known_api(api.as_deref())?;
+    let latency = match request.get("kind") {
+        Some(Value::Null) if request.len() == 1 => None,
+        _ => Some(serde_json::from_value::<Latency>(request.into()).map_err(|error| error.to_string())?),
+    };
+    if let Some(latency) = latency {
+        latency.check()?;
+    }
+    service.latencies.set(api.as_deref(), latency);
+    Ok(latencies(service))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeedRequest {
+    seed: u64,
 }
 
 #[derive(Deserialize)]
@@ -91,105 +167,18 @@ fn set_clock(service: &Service, request: ClockRequest) -> Result<Value, String> 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QuotaRequest {
+    /// Absent for all calls of an access key together.
+    api: Option<String>,
     per_second: Option<u32>,
 }
 
-/// One fault, or a delay and one fault.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FaultRequest {
-    api: Option<String>,
-    /// 1 if absent; -1 until the faults are cleared.
-    times: Option<i64>,
-    delay_ms: Option<u64>,
-    code: Option<String>,
-    step: Option<u8>,
-    http_status: Option<u16>,
-    #[serde(default)]
-    drop: bool,
-    kind: Option<NamedKind>,
-    /// For the kind `without_field`.
-    field: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum NamedKind {
-    Hang,
-    Drop,
-    DropAfter,
-    TruncateBody,
-    OversizedBody,
-    EmptyBody,
-    NotJson,
-    LyingPlaintext,
-    ShortPlaintext,
-    LyingKeyId,
-    WithoutField,
-}
-
-fn inject(service: &Service, request: FaultRequest) -> Result<Value, String> {
-    let times = match request.times {
-        None => 1,
-        Some(-1) => u32::MAX,
-        Some(times) => u32::try_from(times).map_err(|_| "times is -1 or a number of calls")?,
-    };
-    // A name that is misspelt would wait for ever.
-    if let Some(api) = request.api.as_deref().filter(|api| !routes::is_api(api)) {
-        return Err(format!("there is no API {api}"));
+fn set_quota(service: &Service, request: QuotaRequest) -> Result<Value, String> {
+    known_api(request.api.as_deref())?;
+    match request.api {
+        Some(api) => service.tenants.set_api_quota(&api, request.per_second),
+        None => service.tenants.set_quota(request.per_second),
     }
-    let delay = request.delay_ms.map(|ms| FaultKind::Delay(Duration::from_millis(ms)));
-    let other = fault_kind(&request)?;
-    if delay.is_none() && other.is_none() {
-        return Err("no fault: give code, delay_ms, http_status, drop or kind".to_owned());
-    }
-    for kind in delay.into_iter().chain(other) {
-        service.faults.inject(Fault { api: request.api.clone(), times, kind });
-    }
-    Ok(json!({"active": service.faults.active().len()}))
-}
-
-fn fault_kind(request: &FaultRequest) -> Result<Option<FaultKind>, String> {
-    let mut kinds = Vec::new();
-    if let Some(code) = &request.code {
-        error::find(code).ok_or_else(|| format!("{code} is not in the table"))?;
-        let step = request.step.unwrap_or(OPERATION_STEP);
-        if !(1..=OPERATION_STEP).contains(&step) {
-            return Err(format!("step is 1 to {OPERATION_STEP}"));
-        }
-        kinds.push(FaultKind::CodeAt { code: code.clone(), step });
-    }
-    if let Some(status) = request.http_status {
-        // 1xx would not end the exchange.
-        StatusCode::from_u16(status).ok().filter(|_| status >= 200).ok_or("http_status is 200 to 999")?;
-        kinds.push(FaultKind::Status(status));
-    }
-    if request.drop {
-        kinds.push(FaultKind::Drop);
-    }
-    if let Some(kind) = &request.kind {
-        kinds.push(named_kind(kind, request.field.as_deref())?);
-    }
-    match kinds.len() {
-        0 | 1 => Ok(kinds.pop()),
-        _ => Err("one fault at a time: code, http_status, drop or kind".to_owned()),
-    }
-}
-
-fn named_kind(kind: &NamedKind, field: Option<&str>) -> Result<FaultKind, String> {
-    Ok(match kind {
-        NamedKind::Hang => FaultKind::Hang,
-        NamedKind::Drop => FaultKind::Drop,
-        NamedKind::DropAfter => FaultKind::DropAfter,
-        NamedKind::TruncateBody => FaultKind::TruncateBody,
-        NamedKind::OversizedBody => FaultKind::OversizedBody,
-        NamedKind::EmptyBody => FaultKind::EmptyBody,
-        NamedKind::NotJson => FaultKind::NotJson,
-        NamedKind::LyingPlaintext => FaultKind::LyingPlaintext,
-        NamedKind::ShortPlaintext => FaultKind::ShortPlaintext,
-        NamedKind::LyingKeyId => FaultKind::LyingKeyId,
-        NamedKind::WithoutField => FaultKind::WithoutField(field.ok_or("without_field needs field")?.to_owned()),
-    })
+    Ok(json!({}))
 }
 
 #[derive(Deserialize)]
@@ -216,7 +205,7 @@ fn put_tenant(service: &Service, request: TenantRequest) -> Result<Value, String
 }
 
 /// Sets the switches that are named and leaves the others.
-fn set_switches(service: &Service, request: serde_json::Map<String, Value>) -> Result<Value, String> {
+fn set_switches(service: &Service, request: Map<String, Value>) -> Result<Value, String> {
     let mut switches = json!(service.switches());
     for (name, value) in request {
         switches[&name] = value;

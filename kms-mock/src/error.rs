@@ -22,17 +22,24 @@ pub fn find(code: &str) -> Option<Code> {
     TABLE.iter().copied().find(|row| row.code == code)
 }
 
+/// The codes of all refusals, in the order of the table.
+pub fn codes() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter(|row| **row != SUCCESS).map(|row| row.code)
+}
+
 /// Why a request is refused: a row of the table, or the answer an injected fault asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub http: u16,
     pub code: Cow<'static, str>,
     pub message: Cow<'static, str>,
+    /// Sent with HTTP status 200, whatever `http` says.
+    pub soft: bool,
 }
 
 impl From<Code> for Refusal {
     fn from(row: Code) -> Self {
-        Refusal { http: row.http, code: row.code.into(), message: row.message.into() }
+        Refusal { http: row.http, code: row.code.into(), message: row.message.into(), soft: false }
     }
 }
 
@@ -42,8 +49,12 @@ impl Refusal {
     pub fn named(code: &str) -> Self {
         match find(code) {
             Some(row) => row.into(),
-            None => Refusal { http: 500, code: code.to_owned().into(), message: "Unlisted error".into() },
+            None => Refusal { http: 500, code: code.to_owned().into(), message: "Unlisted error".into(), soft: false },
         }
+    }
+
+    pub fn softly(self) -> Self {
+        Refusal { soft: true, ..self }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Injected faults: what the next calls of an API suffer instead of, or on top of, their ordinary answer.
 
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use crate::dice::Dice;
 
 /// The step at which a code is raised unless the fault names another: the operation itself.
 pub const OPERATION_STEP: u8 = 17;
@@ -26,6 +29,8 @@ pub enum FaultKind {
     Code(String),
     /// Refuse with this code at one of the 17 steps of the order of checks, instead of what the step would find.
     CodeAt { code: String, step: u8 },
+    /// Like `Code`, but with HTTP status 200: only the body tells.
+    SoftError(String),
     /// Answer with this HTTP status and no envelope, like a gateway in front of the service; nothing is changed.
     Status(u16),
     /// Start later. Adds to every other fault.
@@ -34,20 +39,30 @@ pub enum FaultKind {
     Hang,
     /// Close the connection without an answer; nothing is changed.
     Drop,
+    /// Reset the connection (RST) without an answer, as a peer that crashed or a middlebox does; nothing is changed.
+    Reset,
     /// Do the work, then close the connection without an answer.
     DropAfter,
     /// Announce the whole body, send half of it, close the connection.
     TruncateBody,
+    /// Send the body a few bytes at a time.
+    Trickle { bytes_per_second: NonZeroU32 },
     /// Send a body of 8 MiB.
     OversizedBody,
     /// Status and headers as they should be, without a body.
     EmptyBody,
     /// Send a page of HTML with the status of the answer.
     NotJson,
+    /// Send the right body as `text/html`.
+    ContentType,
+    /// Announce a body in gzip, send it as it is.
+    Gzip,
     /// Send other bytes of the same length as `plaintext`.
     LyingPlaintext,
     /// Send only the first half of `plaintext`.
     ShortPlaintext,
+    /// Send a `ciphertextBlob` of the same length and with the right ids that opens nowhere.
+    LyingBlob,
     /// Send another `cmkUuid` than the one that was used.
     LyingKeyId,
     /// Leave this field out of a successful answer.
@@ -66,17 +81,36 @@ pub enum Phase {
     Answer,
 }
 
+/// A fault that waits for its calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    pub fault: Fault,
+    /// `None` strikes every call.
+    pub probability: Option<f64>,
+}
+
 #[derive(Debug, Default)]
 pub struct Faults {
-    active: Mutex<Vec<Fault>>,
+    active: Mutex<Vec<Active>>,
     released: Notify,
+}
+
+#[derive(Debug)]
+struct Active {
+    waiting: Waiting,
+    /// Whether it strikes the call that is being looked at; see [`Faults::roll`].
+    strikes: bool,
 }
 
 impl Faults {
     pub fn inject(&self, fault: Fault) {
-        if fault.times > 0 {
-            self.lock().push(fault);
-        }
+        self.inject_all([Waiting { fault, probability: None }]);
+    }
+
+    /// Adds faults in one step: no call meets some of them without the others.
+    pub fn inject_all(&self, faults: impl IntoIterator<Item = Waiting>) {
+        let faults = faults.into_iter().filter(|waiting| waiting.fault.times > 0);
+        self.lock().extend(faults.map(|waiting| Active { strikes: waiting.probability.is_none(), waiting }));
     }
 
     /// Forgets all faults and closes the connections that hang.
@@ -85,21 +119,32 @@ impl Faults {
         self.released.notify_waiters();
     }
 
-    pub fn active(&self) -> Vec<Fault> {
-        self.lock().clone()
+    pub fn active(&self) -> Vec<Waiting> {
+        self.lock().iter().map(|active| active.waiting.clone()).collect()
     }
 
-    /// The oldest fault of this phase for a call of `api`, counted as used.
+    /// Decides which faults with a probability strike the next call. The checks ask for the same fault at many steps, so it is
+    /// decided once for all of them; nothing may be awaited from here to the last [`Faults::take`] of the call.
+    pub fn roll(&self, dice: &Dice) {
+        for active in self.lock().iter_mut() {
+            if let Some(probability) = active.waiting.probability {
+                active.strikes = dice.fraction() < probability;
+            }
+        }
+    }
+
+    /// The oldest fault of this phase that strikes a call of `api`, counted as used.
     pub fn take(&self, api: &str, phase: Phase) -> Option<FaultKind> {
         let mut active = self.lock();
-        let at = active.iter().position(|fault| {
-            fault.api.as_deref().is_none_or(|wanted| wanted == api) && fault.kind.takes_effect(phase)
+        let at = active.iter().position(|Active { waiting: Waiting { fault, .. }, strikes }| {
+            *strikes && fault.api.as_deref().is_none_or(|wanted| wanted == api) && fault.kind.takes_effect(phase)
         })?;
-        let kind = active[at].kind.clone();
-        if active[at].times != u32::MAX {
-            active[at].times -= 1;
+        let fault = &mut active[at].waiting.fault;
+        let kind = fault.kind.clone();
+        if fault.times != u32::MAX {
+            fault.times -= 1;
         }
-        if active[at].times == 0 {
+        if fault.times == 0 {
             active.remove(at);
         }
         Some(kind)
@@ -111,7 +156,7 @@ impl Faults {
         self.released.notified()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Fault>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Active>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,16 +165,22 @@ impl FaultKind {
     fn takes_effect(&self, phase: Phase) -> bool {
         match self {
             FaultKind::Delay(_) => phase == Phase::Delay,
-            FaultKind::Status(_) | FaultKind::Hang | FaultKind::Drop => phase == Phase::Arrival,
-            FaultKind::Code(_) => matches!(phase, Phase::Step(reached) if reached >= OPERATION_STEP),
+            FaultKind::Status(_) | FaultKind::Hang | FaultKind::Drop | FaultKind::Reset => phase == Phase::Arrival,
+            FaultKind::Code(_) | FaultKind::SoftError(_) => {
+                matches!(phase, Phase::Step(reached) if reached >= OPERATION_STEP)
+            }
             FaultKind::CodeAt { step, .. } => matches!(phase, Phase::Step(reached) if reached >= *step),
             FaultKind::DropAfter
             | FaultKind::TruncateBody
+            | FaultKind::Trickle { .. }
             | FaultKind::OversizedBody
             | FaultKind::EmptyBody
             | FaultKind::NotJson
+            | FaultKind::ContentType
+            | FaultKind::Gzip
             | FaultKind::LyingPlaintext
             | FaultKind::ShortPlaintext
+            | FaultKind::LyingBlob
             | FaultKind::LyingKeyId
             | FaultKind::WithoutField(_) => phase == Phase::Answer,
         }
@@ -168,5 +219,20 @@ mod tests {
         assert!(faults.take("x", Phase::Step(16)).is_none());
         faults.clear();
         assert!(faults.take("x", Phase::Step(OPERATION_STEP)).is_none());
+    }
+
+    #[test]
+    fn a_probability_is_drawn_once_a_call() {
+        let (faults, dice) = (Faults::default(), Dice::new(3));
+        let kind = FaultKind::CodeAt { code: "KMS.0512".into(), step: 1 };
+        faults.inject_all([Waiting { fault: fault(None, u32::MAX, kind), probability: Some(0.5) }]);
+        let mut struck = 0;
+        for _ in 0..1000 {
+            faults.roll(&dice);
+            let steps: Vec<bool> = (1..=17).map(|step| faults.take("x", Phase::Step(step)).is_some()).collect();
+            assert!(steps.iter().all(|step| *step == steps[0]));
+            struck += u32::from(steps[0]);
+        }
+        assert!((400..600).contains(&struck), "{struck}");
     }
 }

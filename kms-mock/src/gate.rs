@@ -81,7 +81,7 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
         return Err(KMS_0405.into());
     }
     at(9)?;
-    service.tenants.charge(access_key, now)?;
+    service.tenants.charge(access_key, api, now)?;
     if let Caller::Point { key, .. } = &caller {
         service.last_used.note(&key.access_key, now);
     }

@@ -12,8 +12,10 @@ mod auth;
 mod blob;
 mod calls;
 mod clock;
+mod console;
 mod control;
 mod credentials;
+mod dice;
 mod envelope;
 pub mod error;
 mod fault;
@@ -21,6 +23,12 @@ mod fields;
 mod gate;
 mod import_token;
 mod key;
+mod latency;
+mod openapi;
+#[cfg(test)]
+mod openssl;
+#[allow(dead_code, unused_imports, reason = "the APIs of certificates come next")]
+mod pki;
 mod random;
 mod routes;
 mod server;
@@ -41,13 +49,15 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 pub use crate::blob::PayloadMode;
-pub use crate::calls::CallRecord;
+pub use crate::calls::{CallLog, CallRecord};
 pub use crate::fault::{Fault, FaultKind};
 pub use crate::key::KeyState;
+pub use crate::latency::Latency;
 pub use crate::service::Switches;
 pub use crate::store::{ChangeError, StoreError};
 pub use crate::tenants::Credential;
 
+use crate::fault::Waiting;
 use crate::key::{DAY, Key, KeySpec, Protection, RestingState};
 use crate::random::Random;
 use crate::service::Service;
@@ -82,8 +92,8 @@ pub struct MockConfig {
     pub read_timeout: Duration,
     /// Cloud products with a default CMK, `alias/<product>`.
     pub seed_products: Vec<String>,
-    /// Draws every key, id and nonce from this text instead of the operating system's generator: for tests that must repeat
-    /// themselves, and for nothing else.
+    /// Draws every key, id and nonce, and the chance in latencies and faults, from this text instead of the operating system's
+    /// generator: for tests that must repeat themselves, and for nothing else.
     pub seed: Option<String>,
 }
 
@@ -115,6 +125,11 @@ pub enum StartError {
     Thread(#[source] io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The OpenAPI document of all APIs that the mock has, as it is served under `/__mock/openapi.json`.
+pub fn openapi() -> serde_json::Value {
+    openapi::document()
 }
 
 /// Why a key could not be made or changed through the handle.
@@ -256,9 +271,19 @@ impl MockKms {
         self.service.calls.count(api)
     }
 
+    /// How often a key has been used for a cryptographic operation since the start or the last reset.
+    pub fn key_uses(&self, id: &str) -> u64 {
+        self.service.usage.of(id)
+    }
+
     /// The latest calls (at most 10 000), oldest first.
     pub fn call_log(&self) -> Vec<CallRecord> {
-        self.service.calls.log()
+        self.service.calls.since(0, None).calls
+    }
+
+    /// The latest calls after the one with the number `since` (0 for all), of one API or of all, and what the log has lost of them.
+    pub fn calls_since(&self, since: u64, api: Option<&str>) -> CallLog {
+        self.service.calls.since(since, api)
     }
 
     pub fn reset_calls(&self) {
@@ -268,6 +293,26 @@ impl MockKms {
     /// Adds a fault; faults of the same phase are used up in the order in which they were added.
     pub fn inject(&self, fault: Fault) {
         self.service.faults.inject(fault);
+    }
+
+    /// Adds a fault that strikes each call only with this probability; `times` counts those that it strikes.
+    pub fn inject_at_random(&self, fault: Fault, probability: f64) {
+        self.service.faults.inject_all([Waiting { fault, probability: Some(probability) }]);
+    }
+
+    /// Adds several faults in one step.
+    pub fn inject_all(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.service.faults.inject_all(faults.into_iter().map(|fault| Waiting { fault, probability: None }));
+    }
+
+    /// Makes every call of an API wait (`None`: of every API that has no latency of its own), until `None` takes it away.
+    pub fn set_latency(&self, api: Option<&str>, latency: Option<Latency>) {
+        self.service.latencies.set(api, latency);
+    }
+
+    /// Begins the draws of latencies and probabilities anew; see [`MockConfig::seed`].
+    pub fn set_seed(&self, seed: u64) {
+        self.service.dice.seed(seed);
     }
 
     /// Forgets all faults and closes the connections that hang.
@@ -280,6 +325,11 @@ impl MockKms {
         self.service.tenants.set_quota(per_second);
     }
 
+    /// Calls a second that each access key may make of one API, besides its quota in all; `None` for no limit.
+    pub fn set_api_quota(&self, api: &str, per_second: Option<u32>) {
+        self.service.tenants.set_api_quota(api, per_second);
+    }
+
     /// Freezes or unfreezes an access key (KMS.0406); false if there is no such access key.
     pub fn set_frozen(&self, access_key: &str, frozen: bool) -> bool {
         self.service.tenants.set_frozen(access_key, frozen).is_some()
@@ -289,6 +339,11 @@ impl MockKms {
     /// (see [`Switches::skew_s`]).
     pub fn advance_clock(&self, by: Duration) {
         self.service.clock.advance(by);
+    }
+
+    /// Moves the clock of the mock by seconds, back too, like a clock that is set right.
+    pub fn shift_clock(&self, seconds: i64) {
+        self.service.clock.shift(seconds);
     }
 
     pub fn switches(&self) -> Switches {
@@ -365,10 +420,15 @@ pub fn credential_in(
     Ok((credentials::load_or_generate(directory, access_key)?, credentials::path(directory)))
 }
 
+/// As many as may be open; the kernel makes it fewer if `net.core.somaxconn` says so.
+const BACKLOG: i32 = 4096;
+
 /// Bound here rather than on the server's thread, so that the caller hears of an address that is taken.
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listener = TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
     listener.set_nonblocking(true).map_err(|source| StartError::Listen { address, source })?;
+    // std asks for 128. In a rush of connections, those that find the queue full try again a second later, and then ever later.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| StartError::Listen { address, source: error.into() })?;
     Ok(listener)
 }
 

@@ -1,67 +1,29 @@
-//! `kms-mock serve`: the mock as a program of its own.
+//! `kms-mock`: the mock as a program of its own.
 
 #![forbid(unsafe_code)]
 
+mod cli;
+
 use std::env::VarError;
 use std::error::Error;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use kms_mock::{Credential, MockConfig, MockKms, PayloadMode, Storage, credential_in};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The environment variable that may hold the secret key, which no command line ever does.
-const SECRET_KEY: &str = "KMS_MOCK_SECRET_KEY";
-
-/// A stand-in for the CTyun KMS
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve until SIGTERM or SIGINT
-    ///
-    /// The secret key is read from the environment variable KMS_MOCK_SECRET_KEY. Without it, one is generated and kept in the file
-    /// credentials.toml (mode 0600) of the data directory.
-    Serve(Serve),
-}
-
-#[derive(Args)]
-struct Serve {
-    /// Address to listen on; port 0 takes any free port
-    #[arg(long, default_value = "127.0.0.1:7380")]
-    listen: SocketAddr,
-    /// Directory of the keys (mode 0700) [default: $XDG_STATE_HOME/kms-mock or ~/.local/state/kms-mock]
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Keep the keys in memory; --data then holds the generated credentials only
-    #[arg(long)]
-    in_memory: bool,
-    /// Access key to accept [default: the one in credentials.toml, or a generated one]
-    #[arg(long)]
-    access_key: Option<String>,
-    /// Close the control doors under /__mock/, which are unsigned
-    #[arg(long)]
-    no_control: bool,
-    /// Encrypt without authentication, like the blobs on the provider's page
-    #[arg(long)]
-    legacy_payload: bool,
-    /// Send errors with HTTP status 200
-    #[arg(long)]
-    soft_errors: bool,
-}
+use crate::cli::{Cli, Command, SECRET_KEY, Serve};
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
-    match run(serve) {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => run(&serve),
+        Command::Man => cli::man::write(&mut stdout()).map_err(Into::into),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kms-mock: {}", chain(error.as_ref()));
@@ -70,19 +32,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> Result<(), Box<dyn Error>> {
+fn run(serve: &Serve) -> Result<(), Box<dyn Error>> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the mock says that it is ready, so that no signal is missed from then on.
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (credential, credentials_file) = credential(&serve)?;
-        let mock = MockKms::start(config(&serve, credential)?)?;
+        let (credential, credentials_file) = credential(serve)?;
+        let mock = MockKms::start(config(serve, credential)?)?;
         let ready = json!({
             "listening": mock.endpoint(),
             "access_key": mock.credential().access_key,
             "credentials_file": credentials_file,
         });
-        writeln!(std::io::stdout(), "{ready}")?;
+        writeln!(stdout(), "{ready}")?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -90,6 +53,12 @@ fn run(serve: Serve) -> Result<(), Box<dyn Error>> {
         mock.stop();
         Ok(())
     })
+}
+
+/// Half of the descriptors may be connections. Where the limit stays as it is, there are fewer.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn config(serve: &Serve, credential: Credential) -> Result<MockConfig, Box<dyn Error>> {
@@ -102,6 +71,7 @@ fn config(serve: &Serve, credential: Credential) -> Result<MockConfig, Box<dyn E
         control: !serve.no_control,
         payload_mode,
         soft_errors: serve.soft_errors,
+        seed: serve.seed.clone(),
         ..MockConfig::default()
     })
 }

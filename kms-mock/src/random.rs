@@ -41,6 +41,12 @@ impl Random {
         bytes
     }
 
+    pub fn number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     /// A lower-case hyphenated UUID of version 4.
     pub fn id(&self) -> String {
         self.uuid().to_string()

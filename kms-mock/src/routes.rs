@@ -7,6 +7,7 @@ mod import;
 mod key_compute;
 mod key_lifecycle;
 mod key_version;
+mod random_digest;
 mod tag;
 
 use std::collections::HashMap;
@@ -26,8 +27,6 @@ pub struct Route {
     pub response: &'static [Output],
     /// Codes it may answer beside those of [`COMMON`], injected faults apart.
     pub codes: &'static [Code],
-    /// Whether it may compute for long (key pairs, pass phrases), so that it must not hold up the others.
-    pub slow: bool,
     pub run: fn(&Call<'_>) -> Reply,
 }
 
@@ -53,11 +52,6 @@ pub const fn output(name: &'static str, shape: Shape) -> Output {
     Output { name, shape, always: true }
 }
 
-/// A field that only some answers have.
-pub const fn at_times(name: &'static str, shape: Shape) -> Output {
-    Output { name, shape, always: false }
-}
-
 /// The codes of the checks that come before every API.
 pub const COMMON: &[Code] = &[KMS_0128, KMS_0129, KMS_0401, KMS_0402, KMS_0403, KMS_0404, KMS_0405, KMS_0406, KMS_0407];
 
@@ -74,6 +68,7 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "Import of key material", title: "外部密钥导入", routes: import::ROUTES },
     Family { name: "Key versions", title: "密钥版本管理", routes: key_version::ROUTES },
     Family { name: "Cryptographic operations", title: "密码运算", routes: key_compute::ROUTES },
+    Family { name: "Random numbers and digests", title: "随机数与摘要", routes: random_digest::ROUTES },
     Family { name: "Access points", title: "应用接入点管理", routes: access_point::ROUTES },
     Family { name: "Tags", title: "标签管理", routes: tag::ROUTES },
 ];

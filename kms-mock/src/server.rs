@@ -1,29 +1,32 @@
 //! The HTTP side: accepts connections, reads a request within limits, hands it to the gate, writes the answer, and breaks off
 //! where a fault says so.
 
+mod reply;
+mod seats;
+
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use self::reply::ReplyBody;
+use self::seats::{Seat, Seats};
+use crate::console;
 use crate::control;
 use crate::envelope;
 use crate::error::*;
@@ -32,7 +35,7 @@ use crate::gate::{self, Arrived};
 use crate::routes::{self, Route};
 use crate::service::Service;
 
-/// More connections than this wait in the backlog of the listener.
+/// From this many connections on, one that waits is closed for each that comes. The limit on descriptors may make it fewer.
 const MAX_CONNECTIONS: usize = 4096;
 /// A header longer than this is refused by the HTTP layer.
 const MAX_HEADER: usize = 32 << 10;
@@ -40,18 +43,28 @@ const MAX_HEADER: usize = 32 << 10;
 const DRAINED: usize = 1 << 20;
 /// How long answers under way may take once the mock is to stop.
 const STOP_GRACE: Duration = Duration::from_millis(250);
+/// How long to wait for a descriptor to come free.
+const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves until `stop` changes or its sender is gone.
 pub async fn run(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+    let (seats, most) = (Arc::new(Seats::default()), most_connections());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, service.clone(), stop.clone()));
+                    // Connections with requests under way stay: they end soon, unless a fault holds them.
+                    if connections.len() >= most {
+                        seats.make_room();
+                    }
+                    connections.spawn(serve_connection(stream, service.clone(), seats.take(), stop.clone()));
                 }
-                // Out of descriptors, or the client is gone already: neither is cured by trying at once.
-                Err(_) => sleep(Duration::from_millis(20)).await,
+                Err(error) if is_gone(&error) => {}
+                Err(_) => {
+                    seats.make_room();
+                    sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
+                }
             },
             Some(_) = connections.join_next() => {}
             _ = stop.changed() => break,
@@ -63,30 +76,51 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, mut stop: watch::
     let _ = timeout(STOP_GRACE, all_done).await;
 }
 
-async fn serve_connection(stream: TcpStream, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+/// Half of the descriptors at most: the process that the mock is a part of may need the others.
+fn most_connections() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS)
+}
+
+/// Whether accepting failed because of the client, not of the process.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+async fn serve_connection(stream: TcpStream, service: Arc<Service>, seat: Seat, mut stop: watch::Receiver<bool>) {
     // Without it the client is gone.
     let Ok(peer) = stream.peer_addr() else { return };
     // Answers are small and must not wait for one another; a failure only costs time.
     let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.read_timeout)
         .max_buf_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(service.clone(), peer, request)));
-    let mut connection = pin!(connection);
-    // An error here is a client that went away, or a fault that closes the connection.
-    tokio::select! {
-        _ = connection.as_mut() => {}
+        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(&service, &seat, peer, request)));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = seat.asked_to_leave() => return,
         _ = stop.changed() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
+    };
+    // An error here is a client that went away, or a fault that closes the connection.
+    if ended.is_err_and(|error| is_reset(&error)) {
+        let _ = connection.into_parts().io.inner().set_zero_linger();
     }
+}
+
+/// Whether the connection is to end with a reset.
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// Answers one request. An error closes the connection without an answer.
 async fn respond(
-    service: Arc<Service>,
+    service: &Service,
+    seat: &Seat,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> io::Result<Response<ReplyBody>> {
@@ -95,14 +129,21 @@ async fn respond(
         Ok(body) => body?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
+    let _served = seat.serve();
     if service.control && parts.uri.path().starts_with(control::PREFIX) {
-        let (status, body) = control::answer(&service, &parts, body.as_deref());
-        return Ok(json_response(status, body));
+        let page = parts.uri.path()[control::PREFIX.len()..].strip_prefix(console::PREFIX);
+        match page.and_then(|path| console::asset(service, &parts, path)) {
+            Some(Ok(asset)) => return Ok(reply::page(asset)),
+            Some(Err((status, body))) => return Ok(reply::json(status, body.to_string().into())),
+            None => {}
+        }
+        let (status, body) = control::answer(service, &parts, body.as_deref());
+        return Ok(reply::json(status, body.to_string().into()));
     }
     let route = routes::find(parts.uri.path()).filter(|_| parts.method == Method::POST);
     match route {
-        Some(route) => call(&service, route, peer, &parts, body.as_deref()).await,
-        None => Ok(refuse(&service, &KMS_0405.into(), &Uuid::new_v4().to_string())),
+        Some(route) => call(service, route, peer, &parts, body.as_deref()).await,
+        None => Ok(refuse(service, &KMS_0405.into(), &Uuid::new_v4().to_string())),
     }
 }
 
@@ -138,21 +179,20 @@ async fn call(
 ) -> io::Result<Response<ReplyBody>> {
     let request_id = Uuid::new_v4().to_string();
     let number = service.calls.begin(route.api, &request_id, service.clock.now());
-    if let Some(FaultKind::Delay(delay)) = service.faults.take(route.api, Phase::Delay) {
-        sleep(delay).await;
-    }
+    hold_up(service, route.api).await;
     let cleared = service.faults.cleared();
     match service.faults.take(route.api, Phase::Arrival) {
         Some(FaultKind::Status(status)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            service.calls.finish(number, None, status.as_u16(), "");
-            return Ok(response(status, Bytes::new(), "text/html"));
+            service.calls.finish(number, None, status.as_u16(), "".into());
+            return Ok(reply::bare(status));
         }
         Some(FaultKind::Hang) => {
             cleared.await;
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Some(FaultKind::Drop) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        Some(FaultKind::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         _ => {}
     }
     let query = parts.uri.query().unwrap_or_default();
@@ -167,81 +207,35 @@ async fn call(
                 envelope::falsify(&mut payload, fault);
             }
             let body = envelope::success(verdict.profile, payload, &request_id);
-            (json_response(StatusCode::OK, body), SUCCESS.code.into())
+            (reply::json(StatusCode::OK, body), SUCCESS.code.into())
         }
         Err(refusal) => (refuse(service, &refusal, &request_id), refusal.code),
     };
-    service.calls.finish(number, verdict.access_key, response.status().as_u16(), &code);
-    Ok(distort(response, fault.as_ref()))
+    service.calls.finish(number, verdict.access_key, response.status().as_u16(), code);
+    Ok(match &fault {
+        Some(fault) => reply::distort(response, fault),
+        None => response,
+    })
+}
+
+/// Waits as long as the latency of the API says, and a fault on top of it. From its end to the answer nothing else is awaited, so
+/// that the faults that were rolled for this call stay its own.
+async fn hold_up(service: &Service, api: &str) {
+    service.faults.roll(&service.dice);
+    let mut wait = service.latencies.draw(api, &service.dice);
+    if let Some(FaultKind::Delay(delay)) = service.faults.take(api, Phase::Delay) {
+        wait = wait.saturating_add(delay);
+    }
+    if !wait.is_zero() {
+        sleep(wait).await;
+        service.faults.roll(&service.dice);
+    }
 }
 
 fn refuse(service: &Service, refusal: &Refusal, request_id: &str) -> Response<ReplyBody> {
-    let status = match service.switches().soft_errors {
+    let status = match refusal.soft || service.switches().soft_errors {
         true => StatusCode::OK,
         false => StatusCode::from_u16(refusal.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     };
-    json_response(status, envelope::refusal(refusal, request_id))
-}
-
-fn json_response(status: StatusCode, body: Value) -> Response<ReplyBody> {
-    response(status, body.to_string().into(), "application/json;charset=UTF-8")
-}
-
-fn response(status: StatusCode, body: Bytes, content_type: &'static str) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::whole(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// Applies the faults that concern the body as a whole.
-fn distort(mut response: Response<ReplyBody>, fault: Option<&FaultKind>) -> Response<ReplyBody> {
-    let body = std::mem::take(&mut response.body_mut().data);
-    if fault == Some(&FaultKind::TruncateBody) {
-        response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
-        *response.body_mut() = ReplyBody { data: body.slice(..body.len() / 2), broken_off: true };
-        return response;
-    }
-    if fault == Some(&FaultKind::NotJson) {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-    }
-    *response.body_mut() = ReplyBody::whole(envelope::deform(body, fault));
-    response
-}
-
-/// An answer in one piece, after which the connection may break.
-pub struct ReplyBody {
-    data: Bytes,
-    broken_off: bool,
-}
-
-impl ReplyBody {
-    fn whole(data: Bytes) -> Self {
-        ReplyBody { data, broken_off: false }
-    }
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let data = std::mem::take(&mut self.data);
-        match (data.is_empty(), self.broken_off) {
-            (false, _) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            (true, true) => Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
-            (true, false) => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_empty() && !self.broken_off
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.broken_off {
-            true => SizeHint::default(),
-            false => SizeHint::with_exact(self.data.len() as u64),
-        }
-    }
+    reply::json(status, envelope::refusal(refusal, request_id))
 }

@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::access::LastUsed;
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::console::Token;
+use crate::dice::Dice;
 use crate::fault::Faults;
 use crate::key::{Alias, Key, KeySpec, Protection};
+use crate::latency::Latencies;
 use crate::random::Random;
 use crate::store::{Store, StoreError};
 use crate::tenants::Tenants;
@@ -21,10 +24,15 @@ pub struct Service {
     pub tenants: Tenants,
     pub clock: Clock,
     pub faults: Faults,
+    pub latencies: Latencies,
+    /// What latencies and faults with a probability are drawn from.
+    pub dice: Dice,
     pub calls: Calls,
     pub usage: Usage,
     pub last_used: LastUsed,
     pub random: Random,
+    pub console_token: Token,
+    pub started: Timestamp,
     /// Whether the control doors are open.
     pub control: bool,
     /// How long a client may take to send a header, or a body.
@@ -82,8 +90,12 @@ impl Service {
             tenants,
             clock: Clock::default(),
             faults: Faults::default(),
+            latencies: Latencies::default(),
+            dice: Dice::new(random.number()),
             calls: Calls::default(),
             usage: Usage::default(),
+            console_token: Token::new(&random),
+            started: Clock::default().now(),
             last_used: LastUsed::default(),
             random,
             control,
@@ -100,9 +112,10 @@ impl Service {
         *self.switches.lock().unwrap_or_else(PoisonError::into_inner) = bounded(switches);
     }
 
-    /// Forgets faults, calls, quotas and the movement of the clock. Keys and switches stay.
+    /// Forgets faults, latencies, calls, quotas and the movement of the clock. Keys and switches stay.
     pub fn reset(&self) {
         self.faults.clear();
+        self.latencies.clear();
         self.calls.reset();
         self.usage.reset();
         self.tenants.reset();

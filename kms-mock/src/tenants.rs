@@ -51,9 +51,12 @@ pub struct Tenants {
 #[derive(Default)]
 struct Inner {
     tenants: HashMap<String, Tenant>,
+    /// What access keys without a quota of their own may make in all.
     default_quota: Option<u32>,
-    /// Calls of an access key in the second named.
-    used: HashMap<String, (Timestamp, u32)>,
+    /// What each access key may make of one API.
+    api_quotas: HashMap<String, u32>,
+    /// Calls of an access key in the second named: of one API, or of all (`""`).
+    used: HashMap<(String, &'static str), (Timestamp, u32)>,
 }
 
 impl Tenants {
@@ -68,10 +71,27 @@ impl Tenants {
         inner.used.clear();
     }
 
+    /// The quota of access keys that have none of their own.
+    pub fn quota(&self) -> Option<u32> {
+        self.lock().default_quota
+    }
+
+    /// How many calls of one API each access key may make, besides what it may make in all; `None` for no limit.
+    pub fn set_api_quota(&self, api: &str, per_second: Option<u32>) {
+        let mut inner = self.lock();
+        match per_second {
+            Some(per_second) => drop(inner.api_quotas.insert(api.to_owned(), per_second)),
+            None => drop(inner.api_quotas.remove(api)),
+        }
+        inner.used.clear();
+    }
+
     /// Lifts every quota and unfreezes every tenant.
     pub fn reset(&self) {
         self.set_quota(None);
-        for tenant in self.lock().tenants.values_mut() {
+        let mut inner = self.lock();
+        inner.api_quotas.clear();
+        for tenant in inner.tenants.values_mut() {
             tenant.quota = None;
             tenant.frozen = false;
         }
@@ -90,19 +110,24 @@ impl Tenants {
         self.lock().tenants.get(access_key).is_none_or(|tenant| tenant.frozen)
     }
 
-    /// Counts a call in the current second.
-    pub fn charge(&self, access_key: &str, now: Timestamp) -> Result<(), Code> {
-        let mut inner = self.lock();
+    /// Counts a call of `api` in the current second, unless a quota forbids it.
+    pub fn charge(&self, access_key: &str, api: &'static str, now: Timestamp) -> Result<(), Code> {
+        let inner = &mut *self.lock();
         let own = inner.tenants.get(access_key).and_then(|tenant| tenant.quota);
-        let Some(quota) = own.or(inner.default_quota) else { return Ok(()) };
-        let used = inner.used.entry(access_key.to_owned()).or_insert((now, 0));
-        if used.0 != now {
-            *used = (now, 0);
+        let quotas = [("", own.or(inner.default_quota)), (api, inner.api_quotas.get(api).copied())];
+        let limits = || quotas.iter().filter_map(|(scope, quota)| quota.map(|quota| (*scope, quota)));
+        for (scope, quota) in limits() {
+            let used = inner.used.entry((access_key.to_owned(), scope)).or_insert((now, 0));
+            if used.0 != now {
+                *used = (now, 0);
+            }
+            if used.1 >= quota {
+                return Err(KMS_0407);
+            }
         }
-        if used.1 >= quota {
-            return Err(KMS_0407);
+        for (scope, _) in limits() {
+            inner.used.entry((access_key.to_owned(), scope)).and_modify(|used| used.1 += 1);
         }
-        used.1 += 1;
         Ok(())
     }
 
@@ -122,10 +147,23 @@ mod tests {
         tenants.put("a", tenant(None));
         tenants.put("b", tenant(Some(1)));
         tenants.set_quota(Some(2));
-        assert_eq!([1, 1, 1, 2].map(|now| tenants.charge("a", now).is_ok()), [true, true, false, true]);
-        assert_eq!([1, 1, 2].map(|now| tenants.charge("b", now).is_ok()), [true, false, true]);
+        assert_eq!([1, 1, 1, 2].map(|now| tenants.charge("a", "x", now).is_ok()), [true, true, false, true]);
+        assert_eq!([1, 1, 2].map(|now| tenants.charge("b", "x", now).is_ok()), [true, false, true]);
         tenants.reset();
-        assert!((0..10).all(|_| tenants.charge("b", 3).is_ok()));
+        assert!((0..10).all(|_| tenants.charge("b", "x", 3).is_ok()));
+    }
+
+    #[test]
+    fn quotas_of_an_api_count_beside_the_one_of_all() {
+        let tenants = Tenants::default();
+        tenants.set_quota(Some(3));
+        tenants.set_api_quota("x", Some(1));
+        let mut charge = |api| tenants.charge("a", api, 1).is_ok();
+        // What one quota refuses is not counted by the other.
+        assert_eq!(["x", "x", "x", "y", "y", "y"].map(&mut charge), [true, false, false, true, true, false]);
+        assert!(tenants.charge("b", "x", 1).is_ok(), "each access key has its own");
+        tenants.set_api_quota("x", None);
+        assert_eq!([(); 4].map(|()| tenants.charge("a", "x", 1).is_ok()), [true, true, true, false]);
     }
 
     #[test]

@@ -2,69 +2,14 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
+use common::served::{self, Served};
 use common::*;
 use serde_json::{Value, json};
-
-/// A running process, killed on drop.
-struct Served {
-    child: Child,
-    ready: Value,
-}
-
-impl Served {
-    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = command(arguments, environment).stdout(Stdio::piped()).spawn().expect("starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        Served { child, ready: serde_json::from_str(&line).expect("JSON") }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.ready[name].as_str().expect("text")
-    }
-
-    /// A client with the credentials of the file that the process names.
-    fn client(&self) -> Client {
-        let file = std::fs::read_to_string(self.text("credentials_file")).expect("the credentials");
-        let file: toml::Table = toml::from_str(&file).expect("TOML");
-        let value = |name: &str| file[name].as_str().expect("text").to_owned();
-        assert_eq!(value("access_key"), self.text("access_key"));
-        Client::with(self.text("listening"), &value("access_key"), &value("secret_key"))
-    }
-
-    fn signal(&mut self, signal: &str) -> ExitStatus {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success());
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("waits") {
-                return status;
-            }
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kms-mock"));
-    command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).env_remove("KMS_MOCK_SECRET_KEY");
-    command.env_remove("XDG_STATE_HOME").env_remove("HOME").envs(environment.iter().copied());
-    command
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -83,6 +28,72 @@ fn starts_says_so_and_stops_on_signals() {
         assert!(served.signal(signal).success());
     }
     assert_eq!(access_keys[0], access_keys[1]);
+}
+
+#[test]
+fn a_signal_stops_it_with_requests_under_way_and_frees_the_port() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("kms");
+    let mut address = "127.0.0.1:0".to_owned();
+    // The second one begins where the first one ended.
+    for _ in 0..2 {
+        let mut served = Served::start(&["--data", text(&data), "--listen", &address], &[]);
+        address = served.text("listening").trim_start_matches("http://").to_owned();
+        let client = served.client();
+        client.control("POST", "faults", json!({"api": "listKeys", "kind": "hang", "times": -1}));
+        let hanging = thread::spawn({
+            let client = client.clone();
+            move || client.try_call(LIST_KEYS, json!({})).is_err()
+        });
+        let called = || client.control("GET", "calls", json!({})).body["counts"]["listKeys"] == 1;
+        while !called() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(served.signal("-TERM").code(), Some(0));
+        assert!(hanging.join().expect("no panic"));
+    }
+}
+
+#[test]
+fn one_directory_one_mock() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("kms");
+    let served = Served::start(&["--data", text(&data)], &[]);
+    let second = served::command(&["--data", text(&data)], &[]).output().expect("runs");
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert!(second.status.code() == Some(1) && second.stdout.is_empty());
+    assert!(stderr.contains("already open"), "{stderr}");
+    served.client().call(LIST_KEYS, json!({})).data();
+    let listening = served.text("listening").trim_start_matches("http://");
+    let other = directory.path().join("other");
+    let third = served::command(&["--data", text(&other), "--listen", listening], &[]).output().expect("runs");
+    let stderr = String::from_utf8_lossy(&third.stderr);
+    assert!(
+        third.status.code() == Some(1) && stderr.contains("cannot listen on") && stderr.contains("in use"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn wrong_arguments() {
+    for (arguments, reason) in [
+        (&[][..], "Usage: kms-mock"),
+        (&["serves"], "serves"),
+        (&["serve", "--listen", "here"], "'--listen <ADDR>'"),
+        (&["serve", "--secret-key", "s"], "--secret-key"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_kms-mock")).args(arguments).output().expect("runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(reason), "{arguments:?}: {stderr}");
+    }
+}
+
+/// `kms-mock man > kms-mock/man/kms-mock.1` brings it up to date.
+#[test]
+fn the_manual_page_is_what_the_program_prints() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kms-mock")).arg("man").output().expect("runs");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), include_str!("../man/kms-mock.1"));
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroU32;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use kms_mock::{Fault, FaultKind, MockKms};
+use kms_mock::{Fault, FaultKind, Latency, MockKms};
 use serde_json::json;
 
 fn inject(mock: &MockKms, api: &str, kind: FaultKind) {
@@ -48,6 +51,16 @@ fn a_code_changes_nothing() {
     inject(&mock, "createKey", FaultKind::Code("KMS.0515".into()));
     client.call(CREATE_KEY, new_key("AES_256")).refused(500, "KMS.0515");
     assert_eq!(client.call(LIST_KEYS, json!({})).data()["totalCount"], 2);
+}
+
+#[test]
+fn soft_error() {
+    let (mock, client, id) = setup();
+    inject(&mock, "disableKey", FaultKind::SoftError("KMS.0503".into()));
+    let answer = client.call(DISABLE_KEY, json!({"cmkUuid": id}));
+    assert_eq!((answer.status, answer.code(), &answer.body["code"]), (200, "KMS.0503", &json!(500)));
+    client.data_key(&id).data();
+    client.data_key(NO_KEY).refused(404, "KMS.0301");
 }
 
 #[test]
@@ -141,6 +154,39 @@ fn drop_before_and_after_the_work() {
     assert_eq!(mock.calls("disableKey"), 2);
 }
 
+/// What a raw connection reads after sending a request: the connection's end is part of it.
+fn raw_call(mock: &MockKms) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(mock.address()).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream.write_all(format!("POST {DATA_KEY} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map(|_| answer)
+}
+
+#[test]
+fn a_reset_is_not_an_orderly_close() {
+    let (mock, client, id) = setup();
+    inject(&mock, "generateDataKey", FaultKind::Drop);
+    assert_eq!(raw_call(&mock).expect("an orderly close"), b"");
+    inject(&mock, "generateDataKey", FaultKind::Reset);
+    assert_eq!(raw_call(&mock).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+    client.data_key(&id).data();
+}
+
+#[test]
+fn trickled_body() {
+    let (mock, client, id) = setup();
+    let trickle = |bytes| FaultKind::Trickle { bytes_per_second: NonZeroU32::new(bytes).expect("not 0") };
+    inject(&mock, "generateDataKey", trickle(1000));
+    let start = Instant::now();
+    let length = client.data_key(&id).body.to_string().len();
+    assert!(length > 300 && start.elapsed() > Duration::from_millis(250), "{length} {:?}", start.elapsed());
+    inject(&mock, "generateDataKey", trickle(1));
+    let impatient = client.with_timeout(Duration::from_millis(1500));
+    assert!(impatient.try_call(DATA_KEY, json!({"cmkUuid": id})).is_err());
+    client.data_key(&id).data();
+}
+
 #[test]
 fn truncated_body() {
     let (mock, client, id) = setup();
@@ -160,6 +206,19 @@ fn bodies_of_the_wrong_kind() {
     inject(&mock, "generateDataKey", FaultKind::OversizedBody);
     assert_eq!(client.data_key(&id).text("cmkUuid"), id, "8 MiB of JSON");
     client.data_key(&id).data();
+    for (kind, header, value) in
+        [(FaultKind::ContentType, "content-type", "text/html"), (FaultKind::Gzip, "content-encoding", "gzip")]
+    {
+        inject(&mock, "generateDataKey", kind);
+        let body = json!({"cmkUuid": id});
+        let mut request = client.agent.post(format!("{}{DATA_KEY}", client.endpoint));
+        for (name, value) in client.native_headers(DATA_KEY, &body) {
+            request = request.header(name, value);
+        }
+        let mut answer = request.send(body.to_string()).expect("an answer");
+        assert_eq!(answer.headers()[header], value);
+        assert!(answer.body_mut().read_to_string().expect("text").starts_with("{"), "the body is what it was");
+    }
 }
 
 #[test]
@@ -178,11 +237,72 @@ fn lies() {
     assert_ne!(client.decrypt(&lying.text("ciphertextBlob")).plaintext(), lying.plaintext());
     inject(&mock, "decrypt", FaultKind::ShortPlaintext);
     assert_eq!(client.decrypt(&blob).plaintext().len(), 16);
+    inject(&mock, "generateDataKey", FaultKind::LyingBlob);
+    let lying = client.data_key(&id).text("ciphertextBlob");
+    assert_eq!((lying.len(), &lying[..80]), (blob.len(), &blob[..80]));
+    client.decrypt(&lying).refused(400, "KMS.0219");
     inject(&mock, "decrypt", FaultKind::LyingKeyId);
     assert_ne!(client.decrypt(&blob).text("cmkUuid"), id);
     inject(&mock, "decrypt", FaultKind::WithoutField("plaintext".into()));
     assert!(client.decrypt(&blob).data().get("plaintext").is_none());
     assert_eq!(client.decrypt(&blob).plaintext(), made.plaintext());
+}
+
+#[test]
+fn a_probability() {
+    let (mock, client, id) = setup();
+    let code = || Fault { api: None, times: u32::MAX, kind: FaultKind::Code("KMS.0512".into()) };
+    let run = || -> Vec<u16> {
+        mock.set_seed(11);
+        (0..100).map(|_| client.data_key(&id).status).collect()
+    };
+    mock.inject_at_random(code(), 0.3);
+    let first = run();
+    let struck = first.iter().filter(|status| **status == 500).count();
+    assert!((15..45).contains(&struck), "{struck}");
+    assert_eq!(run(), first, "the seed repeats");
+    mock.clear_faults();
+    mock.inject_at_random(Fault { times: 2, ..code() }, 1.0);
+    mock.inject_at_random(code(), 0.0);
+    assert_eq!([(); 3].map(|()| client.data_key(&id).status), [500, 500, 200]);
+}
+
+#[test]
+fn standing_latency() {
+    let (mock, client, id) = setup();
+    let took = |call: &dyn Fn()| {
+        let start = Instant::now();
+        call();
+        start.elapsed()
+    };
+    let delay = Duration::from_millis(300);
+    mock.set_latency(None, Some(Latency::Fixed { delay }));
+    mock.set_latency(Some("encrypt"), Some(Latency::Spikes { fraction: 0.0, delay }));
+    for _ in 0..2 {
+        assert!(took(&|| assert_eq!(client.data_key(&id).status, 200)) >= delay);
+        assert!(took(&|| assert_eq!(client.encrypt(&id, b"x").status, 200)) < delay, "it has a setting of its own");
+    }
+    // A fault comes on top.
+    inject(&mock, "generateDataKey", FaultKind::Delay(delay));
+    assert!(took(&|| assert_eq!(client.data_key(&id).status, 200)) >= 2 * delay);
+    let log = mock.calls_since(0, Some("generateDataKey"));
+    assert!(log.calls.iter().all(|record| record.took_us.expect("answered") >= 300_000));
+    mock.set_latency(None, None);
+    assert!(took(&|| assert_eq!(client.data_key(&id).status, 200)) < delay);
+}
+
+#[test]
+fn a_script_of_faults() {
+    let (mock, client, id) = setup();
+    let code = |code: &str| FaultKind::Code(code.into());
+    let fault = |times, kind| Fault { api: None, times, kind };
+    mock.inject_all([fault(1, code("KMS.0512")), fault(2, code("KMS.0503")), fault(1, FaultKind::Status(502))]);
+    // The status strikes before the checks, so it comes first whatever its place.
+    assert_eq!(client.data_key(&id).status, 502);
+    for code in ["KMS.0512", "KMS.0503", "KMS.0503"] {
+        client.data_key(&id).refused(500, code);
+    }
+    client.data_key(&id).data();
 }
 
 #[test]
@@ -196,6 +316,9 @@ fn calls_are_counted_and_logged() {
     let codes: Vec<_> = log.iter().map(|record| record.code.as_deref().expect("answered")).collect();
     assert_eq!(codes, ["0", "KMS.0301", "KMS.0401"]);
     assert_eq!(log[2].access_key.as_deref(), Some("nobody"));
+    assert!(log.iter().all(|record| record.took_us.is_some()) && log[0].no < log[1].no);
+    let since = mock.calls_since(log[0].no, Some("generateDataKey"));
+    assert_eq!((since.calls, since.last, since.dropped), (log[1..].to_vec(), log[2].no, 0));
     mock.reset_calls();
     assert_eq!((mock.calls("generateDataKey"), mock.call_log().len()), (0, 0));
 }

@@ -70,7 +70,7 @@ pub fn update_rotation_policy(call: &Call<'_>) -> Reply {
 }
 
 /// The system rotates its default CMKs itself, and external material is not the KMS's to renew.
-fn rotatable(key: &Key) -> Result<(), Code> {
+pub fn rotatable(key: &Key) -> Result<(), Code> {
     if key.product.is_some() || key.origin == Origin::External { Err(KMS_0211) } else { Ok(()) }
 }
 

@@ -1,6 +1,7 @@
 //! The rooms of asymmetric keys against the standards and against OpenSSL's files in `tests/data/pki/`.
 
 use super::*;
+use crate::openssl::OpenSsl;
 
 use AsymmetricSpec::{Rsa2048, Sm2};
 use EncryptAlgorithm::{RsaOaepSha1, RsaOaepSha256, RsaPkcs1V15, Sm2Pke};
@@ -235,4 +236,49 @@ fn names_come_back_and_debug_tells_no_secret() {
     }
     assert_eq!((SignAlgorithm::parse("sm2dsa"), EncryptAlgorithm::parse("")), (None, None));
     assert_eq!(format!("{:?} {:?}", rsa_key(), sm2_key()), "PrivateKey(Rsa2048) PrivateKey(Sm2)");
+}
+
+#[test]
+fn openssl_takes_our_signatures_and_ciphertexts() {
+    let (openssl, rng) = (OpenSsl::new(), &mut system_rng());
+    openssl.write("text", PLAIN);
+    openssl.write("digest", Sha256::digest(PLAIN));
+    const PSS: &str = "-pkeyopt rsa_padding_mode:pss -pkeyopt rsa_pss_saltlen:32 -pkeyopt rsa_mgf1_md:sha256";
+    const OAEP: &str = "-pkeyopt rsa_padding_mode:oaep";
+    for spec in [Rsa2048, Sm2] {
+        let key = PrivateKey::generate(spec, rng);
+        openssl.write("key", key.to_pkcs8_der());
+        openssl.write("public", key.public().to_pem());
+
+        let digest = key.public().digest_of_message(PLAIN);
+        for (algorithm, options) in [
+            (RsaPkcs1Sha256, "-in digest -pkeyopt digest:sha256".to_owned()),
+            (RsaPssSha256, format!("-in digest -pkeyopt digest:sha256 {PSS}")),
+            (Sm2Dsa, "-in text -rawin -digest sm3 -pkeyopt distid:1234567812345678".to_owned()),
+        ] {
+            let Some(signature) = key.sign(algorithm, &digest, rng) else { continue };
+            openssl.write("signature", &signature);
+            openssl.run(&format!("pkeyutl -verify -pubin -inkey public -sigfile signature {options}"));
+            openssl.run(&format!("pkeyutl -sign -keyform DER -inkey key {options} -out signature"));
+            assert_eq!(
+                key.public().verify(algorithm, &digest, &openssl.read("signature")),
+                Some(true),
+                "{algorithm:?}"
+            );
+        }
+
+        for (algorithm, options) in [
+            (RsaOaepSha256, format!("{OAEP} -pkeyopt rsa_oaep_md:sha256 -pkeyopt rsa_mgf1_md:sha256")),
+            (RsaOaepSha1, format!("{OAEP} -pkeyopt rsa_oaep_md:sha1 -pkeyopt rsa_mgf1_md:sha1")),
+            (RsaPkcs1V15, "-pkeyopt rsa_padding_mode:pkcs1".to_owned()),
+            (Sm2Pke, String::new()),
+        ] {
+            let Ok(ciphertext) = key.public().encrypt(algorithm, PLAIN, rng) else { continue };
+            openssl.write("ciphertext", &ciphertext);
+            let plain = openssl.run(&format!("pkeyutl -decrypt -keyform DER -inkey key -in ciphertext {options}"));
+            assert_eq!(plain, PLAIN, "{algorithm:?}");
+            openssl.run(&format!("pkeyutl -encrypt -pubin -inkey public -in text -out ciphertext {options}"));
+            assert_eq!(&key.decrypt(algorithm, &openssl.read("ciphertext")).unwrap()[..], PLAIN, "{algorithm:?}");
+        }
+    }
 }

@@ -43,7 +43,6 @@ pub const ROUTES: &[Route] = &[
             output("apis", Objects(&[output("apiName", Text), output("servicePath", Text), output("allowed", Flag)])),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: permissions::list_api_permissions,
     },
     Route {
@@ -63,7 +62,6 @@ pub const ROUTES: &[Route] = &[
             output("accessPoints", Objects(POINT)),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: points::list_access_points,
     },
     Route {
@@ -85,7 +83,6 @@ pub const ROUTES: &[Route] = &[
             ),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: network::list_endpoint_whitelist,
     },
     Route {
@@ -108,7 +105,6 @@ pub const ROUTES: &[Route] = &[
             ),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: permissions::list_resource_permissions,
     },
     Route {
@@ -123,7 +119,6 @@ pub const ROUTES: &[Route] = &[
             output("vpcs", Objects(&[output("vpcId", Text), output("vpcName", Text), output("cidr", Text)])),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: network::list_vpcs,
     },
     Route {
@@ -142,7 +137,6 @@ pub const ROUTES: &[Route] = &[
             output("subnets", Objects(&[output("subnetId", Text), output("subnetName", Text), output("cidr", Text)])),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: network::list_subnets,
     },
     Route {
@@ -169,7 +163,6 @@ pub const ROUTES: &[Route] = &[
             ),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: access_keys::list_access_keys,
     },
     Route {
@@ -185,7 +178,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: &[output("accessPointId", Text), output("endpoint", Text)],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: points::create_access_point,
     },
     Route {
@@ -195,7 +187,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text)],
         response: &[output("accessKey", Text), output("secretKey", Text)],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: access_keys::create_access_key,
     },
     Route {
@@ -205,7 +196,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: permissions::disable_permission_check,
     },
     Route {
@@ -224,7 +214,6 @@ pub const ROUTES: &[Route] = &[
             output("apis", Texts),
         ],
         codes: &[KMS_0101],
-        slow: false,
         run: permissions::get_resource_permission,
     },
     Route {
@@ -234,7 +223,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text)],
         response: &[output("enabled", Flag)],
         codes: &[KMS_0101],
-        slow: false,
         run: permissions::is_permission_check_enabled,
     },
     Route {
@@ -244,7 +232,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("apis", Kind::Objects(API))],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: permissions::update_api_permissions,
     },
     Route {
@@ -254,7 +241,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("accessKey", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: access_keys::disable_access_key,
     },
     Route {
@@ -264,7 +250,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("accessKey", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: access_keys::enable_access_key,
     },
     Route {
@@ -274,7 +259,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: points::delete_access_point,
     },
     Route {
@@ -284,7 +268,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("accessKey", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: access_keys::delete_access_key,
     },
     Route {
@@ -294,7 +277,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("endpoints", Kind::Objects(ENDPOINT))],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: network::add_endpoint_whitelist,
     },
     Route {
@@ -304,7 +286,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("accessPointId", Kind::Text), required("resources", Kind::Objects(RESOURCE))],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: permissions::update_resource_permissions,
     },
     Route {
@@ -314,7 +295,6 @@ pub const ROUTES: &[Route] = &[
         request: &[],
         response: &[output("apis", Objects(&[output("apiName", Text), output("allowed", Flag)]))],
         codes: &[],
-        slow: false,
         run: permissions::get_tenant_api_permissions,
     },
 ];

@@ -23,7 +23,6 @@ pub const ROUTES: &[Route] = &[
         request: TARGET,
         response: &[],
         codes: &[KMS_0102, KMS_0103, KMS_0132, KMS_0133, KMS_0201, KMS_0202, KMS_0233, KMS_0240, KMS_0302, KMS_0503],
-        slow: false,
         run: api::create_alias,
     },
     Route {
@@ -33,7 +32,6 @@ pub const ROUTES: &[Route] = &[
         request: TARGET,
         response: &[],
         codes: &[KMS_0102, KMS_0103, KMS_0132, KMS_0133, KMS_0240, KMS_0243, KMS_0303, KMS_0304, KMS_0503],
-        slow: false,
         run: api::update_alias,
     },
     Route {
@@ -43,7 +41,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("aliasName", Kind::Text)],
         response: &[],
         codes: &[KMS_0103, KMS_0133, KMS_0234, KMS_0303, KMS_0502],
-        slow: false,
         run: api::delete_alias,
     },
     Route {
@@ -57,7 +54,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: ALIASES,
         codes: &[KMS_0101, KMS_0115, KMS_0130, KMS_0231],
-        slow: false,
         run: api::list_aliases,
     },
     Route {
@@ -71,7 +67,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: ALIASES,
         codes: &[KMS_0101, KMS_0102, KMS_0130, KMS_0231, KMS_0240, KMS_0301],
-        slow: false,
         run: api::list_aliases_by_cmk_uuid,
     },
 ];

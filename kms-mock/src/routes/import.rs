@@ -26,7 +26,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0120, KMS_0121, KMS_0203, KMS_0210, KMS_0225, KMS_0236, KMS_0237, KMS_0240, KMS_0301,
             KMS_0511,
         ],
-        slow: true,
         run: api::get_parameters_for_import,
     },
     Route {
@@ -44,7 +43,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0123, KMS_0124, KMS_0203, KMS_0210, KMS_0225, KMS_0235, KMS_0239, KMS_0240, KMS_0241,
             KMS_0245, KMS_0248, KMS_0301, KMS_0503,
         ],
-        slow: false,
         run: api::import_key_material,
     },
     Route {
@@ -54,7 +52,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text)],
         response: &[],
         codes: &[KMS_0102, KMS_0203, KMS_0210, KMS_0240, KMS_0301, KMS_0509],
-        slow: false,
         run: api::delete_key_material,
     },
 ];

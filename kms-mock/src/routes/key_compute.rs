@@ -32,7 +32,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0107, KMS_0203, KMS_0205, KMS_0206, KMS_0213, KMS_0240, KMS_0249, KMS_0252, KMS_0301,
             KMS_0303,
         ],
-        slow: false,
         run: key_compute::encrypt,
     },
     Route {
@@ -42,7 +41,6 @@ pub const ROUTES: &[Route] = &[
         request: NEW_DATA_KEY,
         response: DATA_KEY,
         codes: DATA_KEY_CODES,
-        slow: false,
         run: data_key::generate_data_key,
     },
     Route {
@@ -53,7 +51,6 @@ pub const ROUTES: &[Route] = &[
         request: NEW_DATA_KEY,
         response: DATA_KEY,
         codes: DATA_KEY_CODES,
-        slow: false,
         run: data_key::generate_data_key,
     },
     Route {
@@ -63,7 +60,6 @@ pub const ROUTES: &[Route] = &[
         request: NEW_DATA_KEY,
         response: SEALED,
         codes: DATA_KEY_CODES,
-        slow: false,
         run: data_key::generate_data_key_without_plaintext,
     },
     Route {
@@ -81,7 +77,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0108, KMS_0121, KMS_0131, KMS_0134, KMS_0203, KMS_0206, KMS_0215, KMS_0236, KMS_0237, KMS_0247,
             KMS_0249, KMS_0301,
         ],
-        slow: false,
         run: data_key::export_data_key,
     },
     Route {
@@ -106,7 +101,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0121, KMS_0131, KMS_0134, KMS_0203, KMS_0205, KMS_0206, KMS_0215, KMS_0220, KMS_0221,
             KMS_0223, KMS_0236, KMS_0237, KMS_0240, KMS_0241, KMS_0249, KMS_0250, KMS_0301, KMS_0303,
         ],
-        slow: false,
         run: data_key::generate_and_export_data_key,
     },
     Route {
@@ -116,7 +110,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("ciphertextBlob", Kind::Text)],
         response: OPENED,
         codes: &[KMS_0108, KMS_0203, KMS_0205, KMS_0206, KMS_0213, KMS_0219, KMS_0239, KMS_0301],
-        slow: false,
         run: key_compute::decrypt,
     },
     Route {
@@ -135,7 +128,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0108, KMS_0109, KMS_0110, KMS_0111, KMS_0112, KMS_0114, KMS_0203, KMS_0205, KMS_0206, KMS_0212,
             KMS_0213, KMS_0219, KMS_0239, KMS_0244, KMS_0246, KMS_0249, KMS_0301, KMS_0305, KMS_0307, KMS_0308,
         ],
-        slow: false,
         run: key_compute::re_encrypt,
     },
     Route {
@@ -153,7 +145,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0104, KMS_0105, KMS_0106, KMS_0203, KMS_0204, KMS_0206, KMS_0212, KMS_0215, KMS_0232,
             KMS_0240, KMS_0301, KMS_0304,
         ],
-        slow: false,
         run: asymmetric::asymmetric_sign,
     },
     Route {
@@ -172,7 +163,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0104, KMS_0105, KMS_0106, KMS_0125, KMS_0203, KMS_0204, KMS_0206, KMS_0212, KMS_0215,
             KMS_0232, KMS_0240, KMS_0301, KMS_0304,
         ],
-        slow: false,
         run: asymmetric::asymmetric_verify,
     },
     Route {
@@ -190,7 +180,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0105, KMS_0107, KMS_0114, KMS_0203, KMS_0205, KMS_0206, KMS_0212, KMS_0214, KMS_0215,
             KMS_0240, KMS_0249, KMS_0251, KMS_0252, KMS_0301, KMS_0304,
         ],
-        slow: false,
         run: asymmetric::asymmetric_encrypt,
     },
     Route {
@@ -208,7 +197,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0102, KMS_0105, KMS_0108, KMS_0114, KMS_0203, KMS_0205, KMS_0206, KMS_0212, KMS_0214, KMS_0215,
             KMS_0219, KMS_0239, KMS_0240, KMS_0251, KMS_0301, KMS_0304,
         ],
-        slow: false,
         run: asymmetric::asymmetric_decrypt,
     },
     Route {
@@ -223,7 +211,6 @@ pub const ROUTES: &[Route] = &[
             output("keyVersionId", Text),
         ],
         codes: &[KMS_0102, KMS_0105, KMS_0203, KMS_0214, KMS_0240, KMS_0301, KMS_0304],
-        slow: false,
         run: asymmetric::get_public_key,
     },
     Route {
@@ -233,7 +220,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text), required("input", Kind::Text)],
         response: &[output("hmacoutput", Text)],
         codes: &[KMS_0102, KMS_0107, KMS_0213, KMS_0240, KMS_0249, KMS_0301, KMS_0306],
-        slow: false,
         run: key_compute::hmac_sm3,
     },
 ];

@@ -59,7 +59,6 @@ pub const ROUTES: &[Route] = &[
             KMS_0101, KMS_0113, KMS_0116, KMS_0117, KMS_0118, KMS_0126, KMS_0211, KMS_0216, KMS_0217, KMS_0218,
             KMS_0220, KMS_0221, KMS_0222, KMS_0224, KMS_0225, KMS_0227, KMS_0238, KMS_0242, KMS_0515,
         ],
-        slow: true,
         run: api::create_key,
     },
     Route {
@@ -69,7 +68,6 @@ pub const ROUTES: &[Route] = &[
         request: CMK,
         response: &[],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0203, KMS_0207, KMS_0503],
-        slow: false,
         run: api::enable_key,
     },
     Route {
@@ -79,7 +77,6 @@ pub const ROUTES: &[Route] = &[
         request: CMK,
         response: &[],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0203, KMS_0503],
-        slow: false,
         run: api::disable_key,
     },
     Route {
@@ -89,7 +86,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text), required("pendingWindowInDays", Kind::Number)],
         response: &[output("cmkUuid", Text), output("deleteDate", Text)],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0122, KMS_0203, KMS_0208, KMS_0226, KMS_0506],
-        slow: false,
         run: api::schedule_key_deletion,
     },
     Route {
@@ -99,7 +95,6 @@ pub const ROUTES: &[Route] = &[
         request: CMK,
         response: &[],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0209, KMS_0503],
-        slow: false,
         run: api::cancel_key_deletion,
     },
     Route {
@@ -109,7 +104,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text), required("description", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0102, KMS_0240, KMS_0301, KMS_0518],
-        slow: false,
         run: api::update_key_description,
     },
     Route {
@@ -119,7 +113,6 @@ pub const ROUTES: &[Route] = &[
         request: CMK,
         response: KEY,
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0303],
-        slow: false,
         run: api::describe_key,
     },
     Route {
@@ -143,7 +136,6 @@ pub const ROUTES: &[Route] = &[
             output("keys", Objects(KEY)),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0135, KMS_0136, KMS_0231],
-        slow: false,
         run: api::list_keys,
     },
     Route {
@@ -153,7 +145,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text), optional("deletionProtectionDescription", Kind::Text)],
         response: &[],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0203, KMS_0503],
-        slow: false,
         run: api::enable_deletion_protection,
     },
     Route {
@@ -163,7 +154,6 @@ pub const ROUTES: &[Route] = &[
         request: CMK,
         response: &[],
         codes: &[KMS_0102, KMS_0240, KMS_0301, KMS_0503],
-        slow: false,
         run: api::disable_deletion_protection,
     },
 ];

@@ -17,7 +17,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text), required("keyVersionId", Kind::Text)],
         response: &[output("keyVersion", Object(VERSION))],
         codes: &[KMS_0102, KMS_0105, KMS_0240, KMS_0301, KMS_0304],
-        slow: false,
         run: api::describe_key_version,
     },
     Route {
@@ -36,7 +35,6 @@ pub const ROUTES: &[Route] = &[
             output("keyVersions", Objects(VERSION)),
         ],
         codes: &[KMS_0101, KMS_0102, KMS_0130, KMS_0231, KMS_0240, KMS_0301],
-        slow: false,
         run: api::list_key_versions,
     },
     Route {
@@ -50,7 +48,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: &[],
         codes: &[KMS_0102, KMS_0116, KMS_0118, KMS_0211, KMS_0217, KMS_0224, KMS_0230, KMS_0240, KMS_0301, KMS_0517],
-        slow: false,
         run: api::update_rotation_policy,
     },
     Route {
@@ -60,7 +57,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("cmkUuid", Kind::Text)],
         response: &[output("keyVersion", Object(VERSION))],
         codes: &[KMS_0102, KMS_0211, KMS_0228, KMS_0229, KMS_0230, KMS_0240, KMS_0301, KMS_0306, KMS_0516],
-        slow: true,
         run: api::create_key_version,
     },
 ];

@@ -31,7 +31,6 @@ pub const ROUTES: &[Route] = &[
             ),
         ],
         codes: &[KMS_0101, KMS_0130, KMS_0231],
-        slow: false,
         run: api::list_tags,
     },
     Route {
@@ -41,7 +40,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("tagId", Kind::Text), required("tagValue", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: api::update_tag,
     },
     Route {
@@ -51,7 +49,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("tagId", Kind::Text)],
         response: &[],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: api::delete_tag,
     },
     Route {
@@ -61,7 +58,6 @@ pub const ROUTES: &[Route] = &[
         request: &[required("tagKey", Kind::Text), required("tagValue", Kind::Text)],
         response: &[output("tagId", Text)],
         codes: &[KMS_0101, KMS_0503],
-        slow: false,
         run: api::create_tag,
     },
     Route {
@@ -75,7 +71,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: &[],
         codes: &[KMS_0101, KMS_0301, KMS_0309, KMS_0503],
-        slow: false,
         run: api::bind_tags,
     },
     Route {
@@ -89,7 +84,6 @@ pub const ROUTES: &[Route] = &[
         ],
         response: &[],
         codes: &[KMS_0101, KMS_0301, KMS_0309, KMS_0503],
-        slow: false,
         run: api::unbind_tags,
     },
 ];
