@@ -48,4 +48,5 @@ echo "wrapped data key: $blob"
 opened=$(eop /keyCompute/decrypt "{\"ciphertextBlob\":\"$blob\"}" | field plaintext)
 [ "$opened" = "$(printf %s "$answer" | field plaintext)" ] && echo "decrypt gives the data key back"
 
-eop /keyCompute/decrypt '{"ciphertextBlob":"MDA2NA=="}' | field errorCode | sed 's/^/error: /'
+error=$(eop /keyCompute/decrypt '{"ciphertextBlob":"MDA2NA=="}' | field errorCode)
+echo "error: $error"

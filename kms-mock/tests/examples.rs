@@ -16,7 +16,7 @@ fn run(interpreter: &str, example: &str) -> String {
     let arguments = [&path, served.text("listening"), served.text("credentials_file")];
     let output = Command::new(interpreter).args(arguments).output().expect("the interpreter is there");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && stderr.is_empty(), "{stdout}{stderr}");
+    assert!(output.status.success() && stderr.is_empty() && stdout.ends_with('\n'), "{stdout}{stderr}");
     stdout.into_owned()
 }
 
