@@ -99,7 +99,7 @@ impl Call<'_> {
         self.permitted(self.service.store.key(id).ok_or(missing)?)
     }
 
-    /// A key that the caller may use.
+    /// A key that the caller may use: as long as there are no access points, any key. Whoever finds a key goes through here.
     pub fn permitted(&self, key: Arc<Key>) -> Result<Arc<Key>, Refusal> {
         self.permit_resource(ResourceType::Cmk, &key.id)?;
         Ok(key)

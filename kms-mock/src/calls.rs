@@ -30,6 +30,9 @@ pub struct CallRecord {
     pub took_us: Option<u64>,
     #[serde(skip)]
     begun: Instant,
+    /// Which change of the log was the last of this record.
+    #[serde(skip)]
+    changed: u64,
 }
 
 /// What the log holds after a certain call.
@@ -58,6 +61,8 @@ struct Inner {
     /// Consecutive numbers, of which `last` is the latest.
     log: VecDeque<CallRecord>,
     last: u64,
+    /// Calls that came, and answers.
+    changes: u64,
 }
 
 impl Calls {
@@ -68,7 +73,8 @@ impl Calls {
             inner.log.pop_front();
         }
         inner.last += 1;
-        let no = inner.last;
+        inner.changes += 1;
+        let (no, changed) = (inner.last, inner.changes);
         inner.log.push_back(CallRecord {
             no,
             api,
@@ -79,12 +85,17 @@ impl Calls {
             at,
             took_us: None,
             begun: Instant::now(),
+            changed,
         });
         CallNo(no)
     }
 
     pub fn finish(&self, call: CallNo, access_key: Option<String>, status: u16, code: Cow<'static, str>) {
-        if let Some(record) = self.lock().record(call) {
+        let inner = &mut *self.lock();
+        inner.changes += 1;
+        let changed = inner.changes;
+        if let Some(record) = inner.record(call) {
+            record.changed = changed;
             record.access_key = access_key;
             record.status = Some(status);
             record.code = Some(code);
@@ -106,6 +117,16 @@ impl Calls {
         let new = inner.log.iter().filter(|record| record.no > since);
         let calls = new.filter(|record| api.is_none_or(|api| record.api == api)).cloned().collect();
         CallLog { calls, last: inner.last, dropped: inner.gone().saturating_sub(since) }
+    }
+
+    /// The latest calls, `most` of them, that have come or been answered after the change `since` (0 for all), oldest first; and
+    /// the number of the latest change.
+    pub fn changed_since(&self, since: u64, most: usize) -> (Vec<CallRecord>, u64) {
+        let inner = self.lock();
+        let changed = inner.log.iter().rev().filter(|record| record.changed > since);
+        let mut calls: Vec<_> = changed.take(most).cloned().collect();
+        calls.reverse();
+        (calls, inner.changes)
     }
 
     pub fn reset(&self) {
@@ -160,6 +181,26 @@ mod tests {
         assert_eq!(log.len(), 1);
         assert_eq!((log[0].api, log[0].status, log[0].code.as_deref()), ("decrypt", Some(400), Some("KMS.0206")));
         assert_eq!(calls.count("encrypt"), 0);
+    }
+
+    #[test]
+    fn a_watcher_sees_calls_come_and_be_answered() {
+        let calls = Calls::default();
+        let (hanging, answered) = (calls.begin("encrypt", "r", 1), calls.begin("decrypt", "r", 1));
+        let look = |since, most| {
+            let (records, next) = calls.changed_since(since, most);
+            (records.iter().map(|record| (record.no, record.status)).collect::<Vec<_>>(), next)
+        };
+        let (seen, next) = look(0, 10);
+        assert_eq!(seen, [(1, None), (2, None)]);
+        assert_eq!(look(0, 1).0, [(2, None)]);
+        calls.finish(answered, None, 200, "0".into());
+        // The one that hangs does not come again and again.
+        let (seen, next) = look(next, 10);
+        assert_eq!(seen, [(2, Some(200))]);
+        assert_eq!(look(next, 10), (vec![], next));
+        calls.finish(hanging, None, 500, "KMS.0514".into());
+        assert_eq!(look(next, 10).0, [(1, Some(500))]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct Serve {
     #[arg(long)]
     pub soft_errors: bool,
     /// Draw keys, ids, nonces and the chance in faults from this text, so that a run can be repeated; the keys are no secret then
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", requires = "in_memory")]
     pub seed: Option<String>,
 }
 

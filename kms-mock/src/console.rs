@@ -4,6 +4,7 @@
 //! A page of another site must not get at it. The `Host` has to be a loopback name, which a name that somebody points at 127.0.0.1
 //! is not; an `Origin` has to be that same host; and every request of the page carries a token that only the page is told.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hyper::http::HeaderMap;
@@ -11,12 +12,13 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::api::key_version::rotatable;
+use crate::api::key_lifecycle::PENDING_WINDOW;
+use crate::api::key_version::{self, may_have_another, rotatable};
 use crate::clock::to_iso;
 use crate::control::{self, Answer, good, trouble};
 use crate::error::{self, Code, KMS_0203};
 use crate::fault::{FaultKind, Waiting};
-use crate::key::{DAY, Key, Operation, RestingState};
+use crate::key::{DAY, Key, Operation};
 use crate::latency::Latency;
 use crate::random::Random;
 use crate::routes;
@@ -114,7 +116,6 @@ fn state(service: &Service) -> Value {
     let latency = service.latencies.all().into_iter();
     let latency: Vec<Value> =
         latency.map(|(api, latency)| json!({"api": api, "what": latency_text(&latency)})).collect();
-    let keys: Vec<Value> = service.store.keys().iter().map(|key| shown_key(service, key)).collect();
     let mut apis: Vec<&str> = routes::all().map(|route| route.api).collect();
     apis.dedup();
     json!({
@@ -124,7 +125,7 @@ fn state(service: &Service) -> Value {
         "faults": faults,
         "latency": latency,
         "quota": service.tenants.quota(),
-        "keys": keys,
+        "keys": shown_keys(service),
         "certificates": [],
         "accessPoints": [],
         "apis": apis,
@@ -132,25 +133,27 @@ fn state(service: &Service) -> Value {
     })
 }
 
-fn shown_key(service: &Service, key: &Key) -> Value {
-    let mut shown = key.metadata();
-    let aliases: Vec<String> = service.store.read(|state| {
-        state.aliases.iter().filter(|alias| alias.cmk_uuid == key.id).map(|alias| alias.name.clone()).collect()
+/// All keys with what is known of them elsewhere.
+fn shown_keys(service: &Service) -> Vec<Value> {
+    let mut aliases = service.store.read(|state| {
+        let mut by_key: HashMap<String, Vec<String>> = HashMap::new();
+        for alias in state.aliases.iter() {
+            by_key.entry(alias.cmk_uuid.clone()).or_default().push(alias.name.clone());
+        }
+        by_key
     });
-    let primary = key.primary().map(|version| &version.id);
-    let versions: Vec<Value> = key
-        .versions
-        .iter()
-        .map(|version| {
-            let is_primary = Some(&version.id) == primary;
-            json!({"keyVersionId": version.id, "creationDate": to_iso(version.created), "primary": is_primary})
+    let keys = service.store.keys();
+    keys.iter()
+        .map(|key| {
+            let mut shown = key.metadata();
+            let versions: Vec<Value> =
+                key.versions.iter().map(|version| key_version::shown(key, version).into()).collect();
+            shown.insert("aliases".to_owned(), aliases.remove(&key.id).unwrap_or_default().into());
+            shown.insert("versions".to_owned(), versions.into());
+            shown.insert("uses".to_owned(), service.usage.of(&key.id).into());
+            shown.into()
         })
-        .collect();
-    shown.insert("deletionProtection".to_owned(), key.deletion_protection.into());
-    shown.insert("aliases".to_owned(), aliases.into());
-    shown.insert("versions".to_owned(), versions.into());
-    shown.insert("uses".to_owned(), service.usage.of(&key.id).into());
-    shown.into()
+        .collect()
 }
 
 fn shown_fault(at: usize, waiting: &Waiting) -> Value {
@@ -174,15 +177,14 @@ fn latency_text(latency: &Latency) -> String {
     }
 }
 
-/// The latest calls after `since`. The page replaces a row that comes again, so it starts over at the first call that had no answer.
+/// The calls that have come or been answered after the change `since`, the latest of them. The page knows by their numbers what it
+/// has missed.
 fn calls(service: &Service, query: &str) -> Answer {
     let Some(Ok(since)) = query.strip_prefix("since=").map(str::parse::<u64>) else {
         return trouble(StatusCode::BAD_REQUEST, "calls takes since");
     };
-    let log = service.calls.since(since, None);
-    let left_out = log.calls.len().saturating_sub(MAX_CALLS);
-    let unanswered = log.calls.iter().find(|call| call.status.is_none()).map(|call| call.no - 1);
-    let shown: Vec<Value> = log.calls[left_out..]
+    let (calls, next) = service.calls.changed_since(since, MAX_CALLS);
+    let shown: Vec<Value> = calls
         .iter()
         .map(|call| {
             let message = call.code.as_deref().and_then(error::find).map_or("", |code| code.message);
@@ -198,12 +200,7 @@ fn calls(service: &Service, query: &str) -> Answer {
             })
         })
         .collect();
-    good(json!({
-        "next": unanswered.unwrap_or(log.last),
-        "missed": log.dropped + left_out as u64,
-        "calls": shown,
-        "counts": service.calls.counts(),
-    }))
+    good(json!({"next": next, "calls": shown, "counts": service.calls.counts()}))
 }
 
 /// Sets the switches that the page sends and leaves the others.
@@ -225,47 +222,39 @@ fn switches(service: &Service, body: &[u8]) -> Answer {
     }
 }
 
+/// What a click does to a key.
+type Change<'a> = Box<dyn FnOnce(&mut Key) -> Result<(), Code> + 'a>;
+
 fn key_action(service: &Service, id: &str, action: &str, body: &[u8]) -> Answer {
     let now = service.clock.now();
-    // A default CMK is the system's.
-    if service.store.key(id).is_some_and(|key| key.product.is_some()) {
-        return refused(KMS_0203);
-    }
-    let changed = match action {
-        "enable" => service.store.change_key(id, |key| {
-            key.judge(Operation::Enable)?;
-            key.resting = RestingState::Enabled;
-            Ok(())
-        }),
-        "disable" => service.store.change_key(id, |key| {
-            key.judge(Operation::Disable)?;
-            key.resting = RestingState::Disabled;
-            Ok(())
-        }),
-        "rotate" => service.store.change_key(id, |key| {
+    let change: Change<'_> = match action {
+        "enable" => Box::new(Key::enable),
+        "disable" => Box::new(Key::disable),
+        // At any time: who clicks need not wait for a week.
+        "rotate" => Box::new(|key| {
             key.judge(Operation::NewVersion)?;
             rotatable(key)?;
+            may_have_another(key, now, 0)?;
             key.rotate(now, &service.random);
             Ok(())
         }),
         "schedule-deletion" => {
-            let days = serde_json::from_slice::<Value>(body).ok().and_then(|body| body["pendingWindowInDays"].as_i64());
-            let Some(days) = days.filter(|days| (7..=30).contains(days)) else {
+            let days = serde_json::from_slice::<Value>(body).ok().and_then(|body| body["pendingWindowInDays"].as_u64());
+            let Some(days) = days.filter(|days| PENDING_WINDOW.contains(days)) else {
                 return trouble(StatusCode::BAD_REQUEST, "pendingWindowInDays is 7 to 30");
             };
-            service.store.change_key(id, |key| {
-                key.judge(Operation::ScheduleDeletion)?;
-                key.delete_at = Some(now + days * DAY);
-                Ok(())
-            })
+            Box::new(move |key| key.schedule_deletion(now + days as i64 * DAY))
         }
-        "cancel-deletion" => service.store.change_key(id, |key| {
-            key.judge(Operation::CancelDeletion)?;
-            key.delete_at = None;
-            Ok(())
-        }),
+        "cancel-deletion" => Box::new(Key::cancel_deletion),
         _ => return trouble(StatusCode::NOT_FOUND, "no such action"),
     };
+    let changed = service.store.change_key(id, |key| {
+        // A default CMK is the system's.
+        if key.product.is_some() {
+            return Err(KMS_0203);
+        }
+        change(key)
+    });
     match changed {
         Ok(_) => good(json!({})),
         Err(ChangeError::Refused(code)) => refused(code),

@@ -372,6 +372,7 @@ impl Key {
             (Operation::Disable, Enabled | Disabled) => Ok(()),
             (Operation::Disable, PendingDeletion | PendingImport) => Err(KMS_0203),
             (Operation::ScheduleDeletion, PendingDeletion) => Err(KMS_0208),
+            (Operation::ScheduleDeletion, _) if self.deletion_protection => Err(KMS_0203),
             (Operation::ScheduleDeletion, _) => Ok(()),
             (Operation::CancelDeletion, PendingDeletion) => Ok(()),
             (Operation::CancelDeletion, _) => Err(KMS_0209),
@@ -393,6 +394,30 @@ impl Key {
             (Operation::NewVersion, PendingImport) => Err(KMS_0306),
             (Operation::RotationPolicy, PendingImport) => Err(KMS_0211),
         }
+    }
+
+    pub fn enable(&mut self) -> Result<(), Code> {
+        self.judge(Operation::Enable)?;
+        self.resting = RestingState::Enabled;
+        Ok(())
+    }
+
+    pub fn disable(&mut self) -> Result<(), Code> {
+        self.judge(Operation::Disable)?;
+        self.resting = RestingState::Disabled;
+        Ok(())
+    }
+
+    pub fn schedule_deletion(&mut self, at: Timestamp) -> Result<(), Code> {
+        self.judge(Operation::ScheduleDeletion)?;
+        self.delete_at = Some(at);
+        Ok(())
+    }
+
+    pub fn cancel_deletion(&mut self) -> Result<(), Code> {
+        self.judge(Operation::CancelDeletion)?;
+        self.delete_at = None;
+        Ok(())
     }
 
     /// The version that encrypts unless another is named. Asymmetric keys have none: their callers name it.
@@ -507,6 +532,14 @@ mod tests {
                 assert_eq!(state.judge(operation).err(), code, "{operation:?} of {:?}", state.state());
             }
         }
+    }
+
+    #[test]
+    fn a_protected_key_cannot_be_scheduled_for_deletion() {
+        let mut protected = Key { deletion_protection: true, ..key(RestingState::Enabled, None) };
+        assert_eq!((protected.schedule_deletion(9), protected.delete_at), (Err(KMS_0203), None));
+        protected.deletion_protection = false;
+        assert_eq!((protected.schedule_deletion(9), protected.delete_at), (Ok(()), Some(9)));
     }
 
     #[test]

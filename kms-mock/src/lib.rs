@@ -93,7 +93,8 @@ pub struct MockConfig {
     /// Cloud products with a default CMK, `alias/<product>`.
     pub seed_products: Vec<String>,
     /// Draws every key, id and nonce, and the chance in latencies and faults, from this text instead of the operating system's
-    /// generator: for tests that must repeat themselves, and for nothing else.
+    /// generator: for tests that must repeat themselves, and for nothing else. Only in memory: a second start on a directory would
+    /// draw the ids and nonces of the first once more.
     pub seed: Option<String>,
 }
 
@@ -121,6 +122,8 @@ pub enum StartError {
     ControlInTheOpen(SocketAddr),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("a seed needs keys in memory: on a directory it would draw the same ids and nonces at every start")]
+    SeedOnDisk,
     #[error("cannot start the server thread")]
     Thread(#[source] io::Error),
     #[error(transparent)]
@@ -169,6 +172,9 @@ impl MockKms {
     pub fn start(config: MockConfig) -> Result<MockKms, StartError> {
         if config.control && !config.listen.ip().is_loopback() {
             return Err(StartError::ControlInTheOpen(config.listen));
+        }
+        if config.seed.is_some() && config.data != Storage::InMemory {
+            return Err(StartError::SeedOnDisk);
         }
         let (store, credentials) = open_store(&config)?;
         let credential = credentials[0].clone();

@@ -1,8 +1,9 @@
 //! The OpenAPI document of the service, made from the route table.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use crate::error::Code;
 use crate::fields::{Field, Kind};
 use crate::routes::{COMMON, FAMILIES, Output, Route, Shape};
 
@@ -53,19 +54,14 @@ fn operation(family: &str, route: &Route) -> Value {
     let mut responses = Map::new();
     responses
         .insert("200".to_owned(), json!({"description": "Success", "content": json_content(&success(route.response))}));
-    let codes: Vec<&Code> = COMMON.iter().chain(route.codes).collect();
-    for status in [400, 401, 404, 500] {
-        let named: Vec<&str> = codes.iter().filter(|code| code.http == status).map(|code| code.code).collect();
-        // Faults of the service itself come on request only, to every API.
-        let named = if status == 500 {
-            "KMS.05xx, when a fault is injected or the store fails".to_owned()
-        } else {
-            named.join(", ")
-        };
-        if !named.is_empty() {
-            let content = json_content(&json!({"$ref": "#/components/schemas/Refusal"}));
-            responses.insert(status.to_string(), json!({"description": named, "content": content}));
-        }
+    // Troubles of the service itself come to every API: a fault is injected, or the store fails.
+    let mut refusals = BTreeMap::from([(500, vec!["KMS.05xx"])]);
+    for code in COMMON.iter().chain(route.codes).filter(|code| code.http != 500) {
+        refusals.entry(code.http).or_default().push(code.code);
+    }
+    for (status, codes) in refusals {
+        let content = json_content(&json!({"$ref": "#/components/schemas/Refusal"}));
+        responses.insert(status.to_string(), json!({"description": codes.join(", "), "content": content}));
     }
     json!({
         "operationId": id,
@@ -140,7 +136,7 @@ fn envelope<const N: usize>(fields: [(&str, Value); N]) -> Value {
 fn outputs_schema(outputs: &[Output]) -> Value {
     let properties: Map<String, Value> =
         outputs.iter().map(|output| (output.name.to_owned(), shape_schema(output.shape))).collect();
-    let required: Vec<&str> = outputs.iter().filter(|output| output.always).map(|output| output.name).collect();
+    let required: Vec<&str> = outputs.iter().map(|output| output.name).collect();
     closed(object(properties, &required))
 }
 

@@ -30,12 +30,10 @@ pub struct Route {
     pub run: fn(&Call<'_>) -> Reply,
 }
 
-/// A field of an answer.
+/// A field of an answer: every success has it.
 pub struct Output {
     pub name: &'static str,
     pub shape: Shape,
-    /// Whether every success has it.
-    pub always: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -49,7 +47,7 @@ pub enum Shape {
 }
 
 pub const fn output(name: &'static str, shape: Shape) -> Output {
-    Output { name, shape, always: true }
+    Output { name, shape }
 }
 
 /// The codes of the checks that come before every API.

@@ -22,7 +22,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
 use self::reply::ReplyBody;
 use self::seats::{Seat, Seats};
@@ -143,7 +142,7 @@ async fn respond(
     let route = routes::find(parts.uri.path()).filter(|_| parts.method == Method::POST);
     match route {
         Some(route) => call(service, route, peer, &parts, body.as_deref()).await,
-        None => Ok(refuse(service, &KMS_0405.into(), &Uuid::new_v4().to_string())),
+        None => Ok(refuse(service, &KMS_0405.into(), &service.random.id())),
     }
 }
 
@@ -177,7 +176,7 @@ async fn call(
     parts: &Parts,
     body: Option<&[u8]>,
 ) -> io::Result<Response<ReplyBody>> {
-    let request_id = Uuid::new_v4().to_string();
+    let request_id = service.random.id();
     let number = service.calls.begin(route.api, &request_id, service.clock.now());
     hold_up(service, route.api).await;
     let cleared = service.faults.cleared();

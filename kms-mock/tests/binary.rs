@@ -81,6 +81,7 @@ fn wrong_arguments() {
         (&["serves"], "serves"),
         (&["serve", "--listen", "here"], "'--listen <ADDR>'"),
         (&["serve", "--secret-key", "s"], "--secret-key"),
+        (&["serve", "--seed", "s"], "--in-memory"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_kms-mock")).args(arguments).output().expect("runs");
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -4,10 +4,11 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::served::Served;
+use common::served::{self, Served};
 use common::*;
 use kms_mock::{MockConfig, MockKms};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -92,6 +93,29 @@ fn ten_thousand_connections_that_do_not_finish_a_header() {
 #[test]
 fn ten_thousand_connections_that_do_not_finish_a_body() {
     an_honest_client_in_a_crowd(b"POST /keyCompute/decrypt HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
+}
+
+#[test]
+fn few_descriptors() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("kms");
+    let whole = served::command(&["--in-memory", "--data", data.to_str().expect("UTF-8")], &[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(whole.get_program()).args(whole.get_args());
+    let mut served = Served::run(limited);
+    let address = served.text("listening").trim_start_matches("http://").parse().expect("an address");
+    let client = served.client();
+    let idle: Vec<_> = (0..200).map(|_| connect(&address)).collect();
+    client.call(LIST_KEYS, json!({})).data();
+    drop(idle);
+    // Connections that a fault holds cannot make room; the descriptors run out, and come free again.
+    client.control("POST", "faults", json!({"delay_ms": 500, "times": -1}));
+    let mut held: Vec<_> = (0..200).map(|_| connect(&address)).collect();
+    for stream in &mut held {
+        let _ = stream.write_all(request(&client, "1.1", "").as_bytes());
+    }
+    served.client().call(LIST_KEYS, json!({})).data();
+    assert!(served.signal("-TERM").success());
 }
 
 #[test]

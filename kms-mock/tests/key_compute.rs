@@ -71,7 +71,8 @@ fn generate_data_key() {
                 assert_eq!(made.plaintext().len(), length, "{request}");
                 let opened = client.decrypt(&made.text("ciphertextBlob"));
                 assert_eq!(opened.plaintext(), made.plaintext());
-                assert_ne!(client.call(path, request.clone()).plaintext(), vec![0; length]);
+                // A random key of one byte may well be 0.
+                assert!(length < 16 || made.plaintext() != vec![0; length]);
             }
             let hidden = client.call(DATA_KEY_WITHOUT, request.clone());
             assert!(hidden.data().get("plaintext").is_none());

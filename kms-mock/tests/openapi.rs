@@ -29,10 +29,11 @@ fn the_document_is_served_as_it_is_committed() {
 fn every_path_of_the_document_is_there() {
     let mock = start();
     let client = Client::new(&mock);
-    for path in committed()["paths"].as_object().expect("paths").keys() {
+    let document = committed();
+    for path in document["paths"].as_object().expect("paths").keys() {
         let answer = client.call(path, json!({}));
         assert_ne!(answer.code(), "KMS.0405", "{path}");
-        let responses = &committed()["paths"][path]["post"]["responses"];
+        let responses = &document["paths"][path]["post"]["responses"];
         assert!(responses.get(answer.status.to_string()).is_some(), "{path} answers {}", answer.status);
     }
 }

@@ -43,6 +43,11 @@ fn a_seeded_mock_repeats_itself() {
         (id.clone(), client.call(RANDOM, json!({"length": 16})).text("random"), client.data_key(&id).text("plaintext"))
     };
     assert_eq!(run(), run());
+    // On a directory the second start would give new keys the ids of old ones.
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = kms_mock::Storage::Dir(directory.path().join("kms"));
+    let config = MockConfig { seed: Some("test".into()), data, ..MockConfig::default() };
+    assert!(matches!(MockKms::start(config), Err(kms_mock::StartError::SeedOnDisk)));
 }
 
 /// SM3 of "abc", from GB/T 32905, appendix A.

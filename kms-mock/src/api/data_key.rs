@@ -35,9 +35,10 @@ pub fn generate_data_key_without_plaintext(call: &Call<'_>) -> Reply {
 
 pub fn generate_and_export_data_key(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
-    call.required("cmkUuid", KMS_0102)?;
+    let name = call.required("cmkUuid", KMS_0102)?;
     let recipient = RecipientFields::read(call)?;
-    let wanted = Wanted::read(call)?;
+    call.reach(step::FORMAT)?;
+    let wanted = Wanted::parse(call, name)?;
     let recipient = recipient.parse()?;
     let (key, data_key) = wanted.make(call)?;
     let exported = recipient.wrap(call, &data_key)?;
@@ -78,6 +79,11 @@ impl<'a> Wanted<'a> {
         call.reach(step::REQUIRED)?;
         let name = call.required("cmkUuid", KMS_0102)?;
         call.reach(step::FORMAT)?;
+        Wanted::parse(call, name)
+    }
+
+    /// Step 13.
+    fn parse(call: &'a Call<'_>, name: &'a str) -> Result<Self, Refusal> {
         Ok(Wanted { name: key_name(name, true)?, length: DataKeyLength::read(call)? })
     }
 

@@ -9,12 +9,12 @@ use super::{Call, Reply, key_name, nothing, step, texts};
 use crate::access::ResourceType;
 use crate::clock::to_iso;
 use crate::error::*;
-use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, RestingState, Rotation};
+use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, Rotation};
 use crate::store::State;
 use crate::tag::{MAX_TAGS_PER_RESOURCE, Pair};
 
 /// Days until a planned deletion.
-const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
+pub const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
 /// Days between rotations.
 const ROTATION_INTERVAL: std::ops::RangeInclusive<u32> = 7..=730;
 const MAX_DESCRIPTION: usize = 8192;
@@ -191,11 +191,7 @@ pub fn enable_key(call: &Call<'_>) -> Reply {
     call.reach(step::STATE)?;
     key.judge(Operation::Enable)?;
     call.reach(step::OPERATION)?;
-    call.change_key(&key.id, KMS_0503, |key| {
-        key.judge(Operation::Enable)?;
-        key.resting = RestingState::Enabled;
-        Ok(())
-    })?;
+    call.change_key(&key.id, KMS_0503, Key::enable)?;
     nothing()
 }
 
@@ -205,11 +201,7 @@ pub fn disable_key(call: &Call<'_>) -> Reply {
     call.reach(step::STATE)?;
     key.judge(Operation::Disable)?;
     call.reach(step::OPERATION)?;
-    call.change_key(&key.id, KMS_0503, |key| {
-        key.judge(Operation::Disable)?;
-        key.resting = RestingState::Disabled;
-        Ok(())
-    })?;
+    call.change_key(&key.id, KMS_0503, Key::disable)?;
     nothing()
 }
 
@@ -224,21 +216,11 @@ pub fn schedule_key_deletion(call: &Call<'_>) -> Reply {
     let key = call.find_key(name)?;
     own_key(call, &key)?;
     call.reach(step::STATE)?;
-    deletable(&key)?;
+    key.judge(Operation::ScheduleDeletion)?;
     call.reach(step::OPERATION)?;
     let delete_at = call.now + days as i64 * DAY;
-    let key = call.change_key(&key.id, KMS_0506, |key| {
-        deletable(key)?;
-        key.delete_at = Some(delete_at);
-        Ok(())
-    })?;
+    let key = call.change_key(&key.id, KMS_0506, |key| key.schedule_deletion(delete_at))?;
     Ok(texts([("cmkUuid", &key.id), ("deleteDate", &to_iso(delete_at))]))
-}
-
-/// The state allows it, and nobody has protected the key from it.
-fn deletable(key: &Key) -> Result<(), Code> {
-    key.judge(Operation::ScheduleDeletion)?;
-    if key.deletion_protection { Err(KMS_0203) } else { Ok(()) }
 }
 
 pub fn cancel_key_deletion(call: &Call<'_>) -> Reply {
@@ -246,11 +228,7 @@ pub fn cancel_key_deletion(call: &Call<'_>) -> Reply {
     call.reach(step::STATE)?;
     key.judge(Operation::CancelDeletion)?;
     call.reach(step::OPERATION)?;
-    call.change_key(&key.id, KMS_0503, |key| {
-        key.judge(Operation::CancelDeletion)?;
-        key.delete_at = None;
-        Ok(())
-    })?;
+    call.change_key(&key.id, KMS_0503, Key::cancel_deletion)?;
     nothing()
 }
 

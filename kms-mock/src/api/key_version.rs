@@ -97,7 +97,7 @@ pub fn create_key_version(call: &Call<'_>) -> Reply {
     Ok(one(&key, version))
 }
 
-fn may_have_another(key: &Key, now: Timestamp, min_age: i64) -> Result<(), Code> {
+pub fn may_have_another(key: &Key, now: Timestamp, min_age: i64) -> Result<(), Code> {
     if key.versions.len() >= MAX_VERSIONS {
         return Err(KMS_0228);
     }
@@ -111,7 +111,8 @@ fn one(key: &Key, version: &KeyVersion) -> Map<String, Value> {
     reply
 }
 
-fn shown(key: &Key, version: &KeyVersion) -> Map<String, Value> {
+/// `keyVersion` of the answers.
+pub fn shown(key: &Key, version: &KeyVersion) -> Map<String, Value> {
     let Value::Object(shown) = json!({
         "keyVersionId": version.id,
         "cmkUuid": key.id,

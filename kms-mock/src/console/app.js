@@ -11,10 +11,10 @@
 //                             "certificates": [{certificateId, kind: "KMS"|"UKEY", status, subject, issuer, notBefore, notAfter, keySpec}],
 //                             "accessPoints": [{accessPointId, name, status, permissionCheck, accessKeys: [{accessKey, status}],
 //                             apis, resources, endpoints}], "apis": [..], "codes": [..]}
-//   GET  api/calls?since=N   {"next": M, "missed": k, "calls": [{no, at, api, access_key, status|null, code|null, message, ms|null}],
+//   GET  api/calls?since=N   {"next": M, "calls": [{no, at, api, access_key, status|null, code|null, message, ms|null}],
 //                             "counts": {api: n}}. `next` is the N of the next request and means nothing else to the page. A call that
 //                             was still without an answer may come again under its `no`; it then replaces the row.
-//                             `missed`: calls since N that are left out of this answer.
+//                             Numbers go up by one: a gap before the first new call is what was left out of this answer.
 //   POST api/keys/ID/ACTION  enable, disable, rotate, cancel-deletion; schedule-deletion with {"pendingWindowInDays": 7 to 30}
 //   POST api/faults          as /__mock/faults;  DELETE api/faults
 //   POST api/clock           {"advance_s": n} or {"set": "…Z"}
@@ -579,6 +579,7 @@ $("keys-filter").addEventListener("input", filterKeys);
 // By number: {call, row}.
 const calls = new Map();
 let callsNext = 0;
+let callsHighest = 0;
 let callsMissed = 0;
 let paused = false;
 let pollingCalls;
@@ -600,7 +601,6 @@ async function fetchCalls() {
   // Numbers that go back belong to another life of the mock.
   if (answer.next < callsNext) forgetCalls();
   callsNext = answer.next;
-  callsMissed += answer.missed;
   addCalls(answer.calls);
   showCounts(answer.counts);
   filterCalls();
@@ -609,13 +609,17 @@ async function fetchCalls() {
 function forgetCalls() {
   for (const { row } of calls.values()) row.remove();
   calls.clear();
+  callsHighest = 0;
   callsMissed = 0;
 }
 
 function addCalls(news) {
   const sorted = [...news].sort((a, b) => a.no - b.no);
-  const fresh = sorted.filter((call) => !calls.has(call.no)).length;
-  callsMissed += Math.max(0, fresh - CALLS_KEPT);
+  const fresh = sorted.filter((call) => call.no > callsHighest);
+  if (fresh.length > 0) {
+    callsMissed += fresh[0].no - callsHighest - 1;
+    callsHighest = fresh.at(-1).no;
+  }
   for (const call of sorted.slice(-CALLS_KEPT)) {
     const known = calls.get(call.no);
     if (known) {

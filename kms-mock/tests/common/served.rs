@@ -16,7 +16,11 @@ pub struct Served {
 
 impl Served {
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = command(arguments, environment).stdout(Stdio::piped()).spawn().expect("starts");
+        Served::run(command(arguments, environment))
+    }
+
+    pub fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
