@@ -3,6 +3,7 @@
 //! The functions of a family do their checks in the order of the specification: required fields (12), formats (13), existence (14),
 //! kind and usage (15), state (16), and then the operation (17).
 
+pub mod access_point;
 pub mod alias;
 pub mod asymmetric;
 pub mod data_key;
@@ -11,14 +12,17 @@ pub mod key_compute;
 pub mod key_lifecycle;
 pub mod key_version;
 pub mod random_digest;
+pub mod tag;
 
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::access::{AccessPoint, ResourceType};
 use crate::clock::Timestamp;
 use crate::error::*;
 use crate::fault::{FaultKind, Faults, OPERATION_STEP, Phase};
@@ -49,6 +53,8 @@ pub struct Call<'a> {
     pub fields: Fields,
     pub switches: Switches,
     pub now: Timestamp,
+    /// The access point of the caller; `None` for a credential of the mock itself, which may do everything.
+    pub point: Option<Arc<AccessPoint>>,
 }
 
 impl Call<'_> {
@@ -95,7 +101,16 @@ impl Call<'_> {
 
     /// A key that the caller may use: as long as there are no access points, any key. Whoever finds a key goes through here.
     pub fn permitted(&self, key: Arc<Key>) -> Result<Arc<Key>, Refusal> {
+        self.permit_resource(ResourceType::Cmk, &key.id)?;
         Ok(key)
+    }
+
+    /// Refuses a resource that the access point of the caller may not touch.
+    pub fn permit_resource(&self, kind: ResourceType, id: &str) -> Result<(), Refusal> {
+        match &self.point {
+            Some(point) if !point.allows_resource(kind, id) => Err(KMS_0405.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Steps 12 to 14 of an API whose one field is the id of a key.
@@ -179,6 +194,17 @@ impl Page {
         reply.insert(name.to_owned(), shown.into());
         reply
     }
+}
+
+/// A field that must be a list of one to `most` elements, each of which `T` can be read from; `KMS.0101` otherwise.
+pub fn list<T: DeserializeOwned>(call: &Call<'_>, name: &str, most: usize) -> Result<Vec<T>, Refusal> {
+    let elements = call.fields.value(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // serde would read a struct from a list, too.
+    if elements.is_empty() || elements.len() > most || elements.iter().any(Value::is_array) {
+        return Err(KMS_0101.into());
+    }
+    let read = |element: &Value| serde_json::from_value(element.clone()).map_err(|_| Refusal::from(KMS_0101));
+    elements.iter().map(read).collect()
 }
 
 /// Bytes of a Base64 text.

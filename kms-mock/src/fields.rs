@@ -97,7 +97,6 @@ pub enum Kind {
     Number,
     TextOrNumber,
     /// A list of texts; the API judges its elements.
-    #[allow(dead_code, reason = "the APIs of tags and certificates come next")]
     Texts,
     /// A list of objects with these fields; the API judges its elements.
     Objects(&'static [Field]),

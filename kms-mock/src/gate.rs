@@ -1,7 +1,10 @@
 //! The checks that every request passes before its API looks at it, in the order of the specification (steps 2 to 11).
 
+use std::net::IpAddr;
+
 use hyper::HeaderMap;
 
+use crate::access::Caller;
 use crate::api::{Call, Reply, reach};
 use crate::auth::{Presented, Profile, Signed};
 use crate::clock::Timestamp;
@@ -17,6 +20,8 @@ pub struct Arrived<'a> {
     pub headers: &'a HeaderMap,
     /// `None` if it was longer than `max_body`.
     pub body: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub peer: IpAddr,
 }
 
 /// What became of a request.
@@ -48,7 +53,8 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     let presented = presented.ok_or(KMS_0401)?;
     let access_key = presented.access_key();
     at(3)?;
-    let secret_key = service.tenants.secret_key(access_key).ok_or(KMS_0401)?;
+    let of_point = || service.store.read(|state| Caller::of_point(access_key, state));
+    let caller = Caller::find(access_key, &service.tenants, of_point).ok_or(KMS_0401)?;
     at(4)?;
     let moments = presented.moments().ok_or(KMS_0403)?;
     at(5)?;
@@ -58,24 +64,34 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     // Without the whole body there is nothing to compare the signature with; the request is refused at step 10.
     if let Some(body) = arrived.body {
         let signed = Signed { path: arrived.route.path, query: arrived.query, body, fields: raw.as_ref() };
-        if !presented.is_signed_with(&secret_key, &signed) {
+        if !presented.is_signed_with(caller.secret_key(), &signed) {
             return Err(KMS_0402.into());
         }
     }
     at(7)?;
-    if service.tenants.is_frozen(access_key) {
+    let may_call = match &caller {
+        Caller::Root { .. } => !service.tenants.is_frozen(access_key),
+        Caller::Point { key, .. } => key.enabled,
+    };
+    if !may_call {
         return Err(KMS_0406.into());
     }
     at(8)?;
+    if caller.point().is_some_and(|point| !point.allows_api(api) || !point.allows_address(arrived.peer)) {
+        return Err(KMS_0405.into());
+    }
     at(9)?;
     service.tenants.charge(access_key, api, now)?;
+    if let Caller::Point { key, .. } = &caller {
+        service.last_used.note(&key.access_key, now);
+    }
     at(10)?;
     if arrived.body.is_none() {
         return Err(KMS_0129.into());
     }
     at(11)?;
     let fields = raw.and_then(|raw| Fields::typed(&raw, arrived.route.request)).ok_or(KMS_0128)?;
-    Ok(Call { service, api, access_key: access_key.to_owned(), fields, switches, now })
+    Ok(Call { service, api, access_key: access_key.to_owned(), fields, switches, now, point: caller.point().cloned() })
 }
 
 fn within_skew(moments: &[Timestamp], now: Timestamp, switches: &Switches) -> Result<(), Code> {

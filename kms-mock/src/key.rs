@@ -199,14 +199,6 @@ pub struct Rotation {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Tag {
-    #[serde(rename = "tagKey")]
-    pub key: String,
-    #[serde(rename = "tagValue")]
-    pub value: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Key {
     pub id: String,
     pub spec: KeySpec,
@@ -225,7 +217,6 @@ pub struct Key {
     pub creator: String,
     pub instance_id: String,
     pub ep_id: String,
-    pub tags: Vec<Tag>,
     /// The cloud product whose default CMK this is.
     pub product: Option<String>,
     /// Oldest first; of a symmetric key the last is the primary one. Empty while external material is not there.
@@ -313,7 +304,6 @@ impl Key {
             creator: String::new(),
             instance_id: String::new(),
             ep_id: String::new(),
-            tags: Vec::new(),
             product: None,
             versions: Vec::new(),
             imported: None,

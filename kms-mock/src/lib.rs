@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod api;
 mod asymmetric;
 mod auth;
@@ -33,6 +34,7 @@ mod routes;
 mod server;
 mod service;
 mod store;
+mod tag;
 mod tenants;
 mod usage;
 

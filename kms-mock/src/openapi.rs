@@ -145,6 +145,7 @@ fn shape_schema(shape: Shape) -> Value {
         Shape::Text => json!({"type": "string"}),
         Shape::Number => json!({"type": "integer"}),
         Shape::Flag => json!({"type": "boolean"}),
+        Shape::Texts => json!({"type": "array", "items": {"type": "string"}}),
         Shape::Object(outputs) => outputs_schema(outputs),
         Shape::Objects(outputs) => json!({"type": "array", "items": outputs_schema(outputs)}),
     }

@@ -1,12 +1,14 @@
 //! Every API of the service: its name, its path, the fields it takes and gives, the codes it may answer, its function. One file a
 //! family. A path that is not here is one that nobody may visit (KMS.0405).
 
+mod access_point;
 mod alias;
 mod import;
 mod key_compute;
 mod key_lifecycle;
 mod key_version;
 mod random_digest;
+mod tag;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -39,6 +41,7 @@ pub enum Shape {
     Text,
     Number,
     Flag,
+    Texts,
     Object(&'static [Output]),
     Objects(&'static [Output]),
 }
@@ -64,6 +67,8 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "Key versions", title: "密钥版本管理", routes: key_version::ROUTES },
     Family { name: "Cryptographic operations", title: "密码运算", routes: key_compute::ROUTES },
     Family { name: "Random numbers and digests", title: "随机数与摘要", routes: random_digest::ROUTES },
+    Family { name: "Access points", title: "应用接入点管理", routes: access_point::ROUTES },
+    Family { name: "Tags", title: "标签管理", routes: tag::ROUTES },
 ];
 
 pub fn all() -> impl Iterator<Item = &'static Route> {

@@ -6,6 +6,7 @@ mod seats;
 
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,13 +87,15 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 async fn serve_connection(stream: TcpStream, service: Arc<Service>, seat: Seat, mut stop: watch::Receiver<bool>) {
+    // Without it the client is gone.
+    let Ok(peer) = stream.peer_addr() else { return };
     // Answers are small and must not wait for one another; a failure only costs time.
     let _ = stream.set_nodelay(true);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.read_timeout)
         .max_buf_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(&service, &seat, request)));
+        .serve_connection(TokioIo::new(stream), service_fn(|request| respond(&service, &seat, peer, request)));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = seat.asked_to_leave() => return,
@@ -114,7 +117,12 @@ fn is_reset(error: &hyper::Error) -> bool {
 }
 
 /// Answers one request. An error closes the connection without an answer.
-async fn respond(service: &Service, seat: &Seat, request: Request<Incoming>) -> io::Result<Response<ReplyBody>> {
+async fn respond(
+    service: &Service,
+    seat: &Seat,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> io::Result<Response<ReplyBody>> {
     let (parts, body) = request.into_parts();
     let body = match timeout(service.read_timeout, read_body(body, service.switches().max_body)).await {
         Ok(body) => body?,
@@ -133,7 +141,7 @@ async fn respond(service: &Service, seat: &Seat, request: Request<Incoming>) -> 
     }
     let route = routes::find(parts.uri.path()).filter(|_| parts.method == Method::POST);
     match route {
-        Some(route) => call(service, route, &parts, body.as_deref()).await,
+        Some(route) => call(service, route, peer, &parts, body.as_deref()).await,
         None => Ok(refuse(service, &KMS_0405.into(), &service.random.id())),
     }
 }
@@ -164,6 +172,7 @@ async fn read_body(mut body: Incoming, limit: usize) -> io::Result<Option<Vec<u8
 async fn call(
     service: &Service,
     route: &'static Route,
+    peer: SocketAddr,
     parts: &Parts,
     body: Option<&[u8]>,
 ) -> io::Result<Response<ReplyBody>> {
@@ -186,7 +195,7 @@ async fn call(
         _ => {}
     }
     let query = parts.uri.query().unwrap_or_default();
-    let verdict = gate::decide(service, &Arrived { route, query, headers: &parts.headers, body });
+    let verdict = gate::decide(service, &Arrived { route, query, headers: &parts.headers, body, peer: peer.ip() });
     let fault = service.faults.take(route.api, Phase::Answer);
     if fault == Some(FaultKind::DropAfter) {
         return Err(io::ErrorKind::ConnectionAborted.into());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::LastUsed;
 use crate::blob::PayloadMode;
 use crate::calls::Calls;
 use crate::clock::{Clock, Timestamp};
@@ -28,6 +29,7 @@ pub struct Service {
     pub dice: Dice,
     pub calls: Calls,
     pub usage: Usage,
+    pub last_used: LastUsed,
     pub random: Random,
     pub console_token: Token,
     pub started: Timestamp,
@@ -94,6 +96,7 @@ impl Service {
             usage: Usage::default(),
             console_token: Token::new(&random),
             started: Clock::default().now(),
+            last_used: LastUsed::default(),
             random,
             control,
             read_timeout,

@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use uuid::Uuid;
 
+use crate::access::{AccessKey, AccessPoint, ResourceType};
 use crate::clock::Timestamp;
 use crate::error::Code;
 use crate::import_token::ImportToken;
 use crate::key::{Alias, Key};
 use crate::random::Random;
+use crate::tag::{Pair, Tag};
 
 pub use files::{private_directory, private_file};
 use table::AnyTable;
@@ -25,7 +28,7 @@ pub use table::{Record, Table};
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const SCHEMA: &str = "schema";
-const SCHEMA_VERSION: u64 = 2;
+const SCHEMA_VERSION: u64 = 3;
 
 /// The database file within the directory of the store.
 const FILE: &str = "kms.redb";
@@ -36,11 +39,21 @@ pub struct State {
     pub keys: Table<Key>,
     pub aliases: Table<Alias>,
     pub import_tokens: Table<ImportToken>,
+    pub access_points: Table<AccessPoint>,
+    pub access_keys: Table<AccessKey>,
+    pub tags: Table<Tag>,
 }
 
 impl State {
-    fn tables(&mut self) -> [&mut dyn AnyTable; 3] {
-        [&mut self.keys, &mut self.aliases, &mut self.import_tokens]
+    fn tables(&mut self) -> [&mut dyn AnyTable; 6] {
+        [
+            &mut self.keys,
+            &mut self.aliases,
+            &mut self.import_tokens,
+            &mut self.access_points,
+            &mut self.access_keys,
+            &mut self.tags,
+        ]
     }
 
     /// The key an alias points at.
@@ -48,7 +61,8 @@ impl State {
         self.aliases.get(alias).and_then(|alias| self.keys.get(&alias.cmk_uuid))
     }
 
-    /// Deletes a key for good, with all that hangs on it.
+    /// Deletes a key for good, with all that hangs on it. Permissions that name it stay: a list that became empty would open
+    /// everything, and ids do not come again.
     pub fn delete_key(&mut self, id: &str) {
         let aliases: Vec<_> =
             self.aliases.iter().filter(|alias| alias.cmk_uuid == id).map(|alias| alias.name.clone()).collect();
@@ -60,7 +74,19 @@ impl State {
         for token in tokens {
             self.import_tokens.remove(&token);
         }
+        self.unbind_all(ResourceType::Cmk, id);
         self.keys.remove(id);
+    }
+
+    /// Deletes an access point with its credentials, whose names it returns.
+    pub fn delete_access_point(&mut self, id: &str) -> Vec<String> {
+        let keys: Vec<_> =
+            self.access_keys.iter().filter(|key| key.access_point_id == id).map(|key| key.access_key.clone()).collect();
+        for key in &keys {
+            self.access_keys.remove(key);
+        }
+        self.access_points.remove(id);
+        keys
     }
 
     /// Does what is due by time alone.
@@ -248,7 +274,11 @@ fn prepare(database: &Database) -> Result<(), StoreError> {
         let found = meta.get(SCHEMA).map_err(StoreError::database)?.map(|found| found.value());
         match found {
             None | Some(SCHEMA_VERSION) => {}
-            Some(1) => convert_aliases(&transaction)?,
+            Some(1) => {
+                convert_aliases(&transaction)?;
+                convert_tags(&transaction)?;
+            }
+            Some(2) => convert_tags(&transaction)?,
             Some(found) => return Err(StoreError::Schema { found }),
         }
         for table in State::default().tables() {
@@ -269,6 +299,30 @@ fn convert_aliases(transaction: &WriteTransaction) -> Result<(), StoreError> {
     }
     transaction.delete_table(OLD).map_err(StoreError::database)?;
     aliases.write(transaction)
+}
+
+/// Schemas 1 and 2 kept tags within the keys, where nobody saw them again.
+fn convert_tags(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Old {
+        #[serde(default)]
+        tags: Vec<Pair>,
+    }
+    let keys: TableDefinition<&str, &[u8]> = TableDefinition::new(<Key as Record>::TABLE);
+    let mut state = State::default();
+    for row in transaction.open_table(keys).map_err(StoreError::database)?.iter().map_err(StoreError::database)? {
+        let (id, json) = row.map_err(StoreError::database)?;
+        let old: Old = serde_json::from_slice(json.value()).map_err(|error| StoreError::BadRow {
+            table: <Key as Record>::TABLE,
+            id: id.value().to_owned(),
+            reason: error.to_string(),
+        })?;
+        // What is illegal by now, or gives a key a second value, is left behind.
+        for pair in old.tags.iter().filter(|pair| pair.is_legal()) {
+            let _ = state.tag_resource(pair, || Uuid::new_v4().to_string(), ResourceType::Cmk, id.value());
+        }
+    }
+    state.tags.write(transaction)
 }
 
 #[cfg(test)]
@@ -394,13 +448,17 @@ mod tests {
                 aliases.insert("alias/old", key.id.as_str()).expect("written");
                 let keys: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
                 let mut keys = transaction.open_table(keys).expect("a table");
-                let json = serde_json::to_vec(&key).expect("serializable");
-                keys.insert(key.id.as_str(), json.as_slice()).expect("written");
+                let mut json = serde_json::json!(key);
+                json["tags"] = serde_json::json!([{"tagKey": "a", "tagValue": "b"}, {"tagKey": "a", "tagValue": "c"}]);
+                keys.insert(key.id.as_str(), json.to_string().as_bytes()).expect("written");
             }
             transaction.commit().expect("committed");
         }
         let store = Store::open(directory.path()).expect("opens");
         assert_eq!(store.key_by_alias("alias/old").expect("converted").id, key.id);
+        let tags: Vec<_> = store.read(|state| state.tags.iter().cloned().collect());
+        assert_eq!((tags.len(), tags[0].value.as_str()), (1, "b"), "one value per key");
+        assert!(tags[0].bound.contains(&(ResourceType::Cmk, key.id.clone())));
         drop(store);
         assert!(Store::open(directory.path()).expect("opens again").key_by_alias("alias/old").is_some());
     }

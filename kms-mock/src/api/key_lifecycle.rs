@@ -1,19 +1,22 @@
 //! Key lifecycle: createKey, enableKey, disableKey, scheduleKeyDeletion, cancelKeyDeletion, updateKeyDescription, describeKey,
 //! listKeys, enableDeletionProtection, disableDeletionProtection.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{Call, Reply, key_name, nothing, step, texts};
+use crate::access::ResourceType;
 use crate::clock::to_iso;
 use crate::error::*;
-use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, Rotation, Tag};
+use crate::key::{DAY, Key, KeySpec, KeyUsage, Operation, Origin, Protection, Rotation};
 use crate::store::State;
+use crate::tag::{MAX_TAGS_PER_RESOURCE, Pair};
 
 /// Days until a planned deletion.
 pub const PENDING_WINDOW: std::ops::RangeInclusive<u64> = 7..=30;
 /// Days between rotations.
 const ROTATION_INTERVAL: std::ops::RangeInclusive<u32> = 7..=730;
-const MAX_TAGS: usize = 20;
 const MAX_DESCRIPTION: usize = 8192;
 /// Asymmetric keys of the region.
 const MAX_ASYMMETRIC: usize = 50;
@@ -40,13 +43,15 @@ pub fn create_key(call: &Call<'_>) -> Reply {
         creator: call.access_key.clone(),
         instance_id: text("instanceId"),
         ep_id: text("epId"),
-        tags: plan.tags,
         ..key
     };
     let metadata = key.metadata();
     call.change(KMS_0515, |state| {
         // Another key may have come in between.
         room_for(key.spec, state)?;
+        for pair in &plan.tags {
+            state.tag_resource(pair, || call.random().id(), ResourceType::Cmk, &key.id)?;
+        }
         state.keys.put(key);
         Ok(())
     })?;
@@ -103,7 +108,7 @@ struct Plan {
     protection: Protection,
     origin: Origin,
     rotation_days: Option<u32>,
-    tags: Vec<Tag>,
+    tags: Vec<Pair>,
 }
 
 /// Step 13.
@@ -171,10 +176,13 @@ fn algorithm_fits(algorithm: Option<&str>, spec: KeySpec) -> Result<(), Code> {
     }
 }
 
-fn tags(value: Option<&Value>) -> Option<Vec<Tag>> {
+/// Tags of a new key: legal, not too many, and no key twice.
+fn tags(value: Option<&Value>) -> Option<Vec<Pair>> {
     let Some(value) = value else { return Some(Vec::new()) };
-    let tags: Vec<Tag> = serde_json::from_value(value.clone()).ok()?;
-    (tags.len() <= MAX_TAGS && tags.iter().all(|tag| !tag.key.is_empty())).then_some(tags)
+    let tags: Vec<Pair> = serde_json::from_value(value.clone()).ok()?;
+    let keys: BTreeSet<_> = tags.iter().map(|tag| &tag.key).collect();
+    let sound = keys.len() == tags.len() && tags.len() <= MAX_TAGS_PER_RESOURCE && tags.iter().all(Pair::is_legal);
+    sound.then_some(tags)
 }
 
 pub fn enable_key(call: &Call<'_>) -> Reply {
@@ -335,9 +343,13 @@ mod tests {
     #[test]
     fn tags_are_pairs() {
         assert_eq!(tags(None).map(|tags| tags.len()), Some(0));
-        let pair = json!({"tagKey": "a", "tagValue": "b"});
-        assert_eq!(tags(Some(&json!(vec![pair.clone(); 20]))).map(|tags| tags.len()), Some(20));
-        for bad in [json!(vec![pair; 21]), json!({}), json!([1]), json!([{"tagKey": "", "tagValue": ""}])] {
+        let pairs =
+            |count| -> Vec<_> { (0..count).map(|i| json!({"tagKey": format!("{i}"), "tagValue": ""})).collect() };
+        assert_eq!(tags(Some(&json!(pairs(20)))).map(|tags| tags.len()), Some(20));
+        let twice = json!([{"tagKey": "a", "tagValue": "b"}, {"tagKey": "a", "tagValue": "c"}]);
+        let long = json!([{"tagKey": "a".repeat(129), "tagValue": ""}]);
+        let empty = json!([{"tagKey": "", "tagValue": ""}]);
+        for bad in [json!(pairs(21)), json!({}), json!([1]), empty, twice, long] {
             assert!(tags(Some(&bad)).is_none(), "{bad}");
         }
     }

@@ -59,6 +59,10 @@ impl<T: Record> Table<T> {
         self.rows.values()
     }
 
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Records that time has changed by now.
     pub fn due(&self, now: Timestamp) -> Vec<Arc<T>> {
         self.iter().filter(|record| record.due().is_some_and(|at| at <= now)).cloned().collect()

@@ -148,7 +148,8 @@ impl Client {
             };
             values.push((name.clone(), text));
         }
-        values.sort();
+        // Stable: a field of the body that is named accessKey comes after the header's.
+        values.sort_by(|a, b| a.0.cmp(&b.0));
         let content: Vec<String> = values.into_iter().map(|(_, text)| text).collect();
         let md5 = BASE64.encode(Md5::digest(content.join("\n")));
         BASE64.encode(mac(self.secret_key.as_bytes(), &format!("{md5}\n{date}\n{path}")))
