@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -61,7 +62,10 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, mut stop: watch::
                 }
                 Err(error) if is_gone(&error) => {}
                 Err(_) => {
-                    seats.make_room();
+                    // The kernel looks for a descriptor before it looks who waits: without anybody, nobody has to leave.
+                    if is_anyone_waiting(&listener) {
+                        seats.make_room();
+                    }
                     sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 }
             },
@@ -79,6 +83,11 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, mut stop: watch::
 fn most_connections() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS)
+}
+
+fn is_anyone_waiting(listener: &TcpListener) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether accepting failed because of the client, not of the process.
