@@ -23,7 +23,7 @@ pub enum Command {
     /// service: whoever reads its directory has every key.
     ///
     /// When it is ready, it prints one line of JSON on standard output: "listening" (the endpoint), "access_key" and
-    /// "credentials_file" (null if the environment gave the secret key). Latencies, faults, the clock and a log of calls are reached
+    /// "credentials_file" (null if the environment or the seed file gave the secret key). Latencies, faults, the clock and a log of calls are reached
     /// over HTTP under /__mock/, see the README.
     #[command(after_help = notes())]
     Serve(Serve),
@@ -55,6 +55,9 @@ pub struct Serve {
     /// Send errors with HTTP status 200
     #[arg(long)]
     pub soft_errors: bool,
+    /// Begin with the credentials and keys of a file, TOML or JSON (see the README); keys that are there already stay as they are
+    #[arg(long, value_name = "FILE")]
+    pub seed_file: Option<PathBuf>,
     /// Draw keys, ids, nonces and the chance in faults from this text, so that a run can be repeated; the keys are no secret then
     #[arg(long, value_name = "TEXT", requires = "in_memory")]
     pub seed: Option<String>,

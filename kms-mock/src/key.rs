@@ -109,6 +109,11 @@ impl Protection {
         }
     }
 
+    /// Of a key for which nobody asked for another: hardware, as most specs need it.
+    pub fn of_new(spec: KeySpec) -> Self {
+        if spec == KeySpec::Aes256 { Protection::Software } else { Protection::Hsm }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Protection::Software => "SOFTWARE",

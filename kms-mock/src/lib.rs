@@ -31,6 +31,7 @@ mod openssl;
 mod pki;
 mod random;
 mod routes;
+mod seed_file;
 mod server;
 mod service;
 mod store;
@@ -53,6 +54,7 @@ pub use crate::calls::{CallLog, CallRecord};
 pub use crate::fault::{Fault, FaultKind};
 pub use crate::key::KeyState;
 pub use crate::latency::Latency;
+pub use crate::seed_file::{SeedFile, SeedFileError};
 pub use crate::service::Switches;
 pub use crate::store::{ChangeError, StoreError};
 pub use crate::tenants::Credential;
@@ -60,6 +62,7 @@ pub use crate::tenants::Credential;
 use crate::fault::Waiting;
 use crate::key::{DAY, Key, KeySpec, Protection, RestingState};
 use crate::random::Random;
+use crate::seed_file::PlantError;
 use crate::service::Service;
 use crate::store::Store;
 use crate::tenants::{Tenant, Tenants};
@@ -77,8 +80,11 @@ pub enum Storage {
 pub struct MockConfig {
     pub data: Storage,
     pub listen: SocketAddr,
-    /// Who may call. If empty, one credential is generated, and kept in the directory of the store if there is one.
+    /// Who may call, besides the credentials of the seed file. If there are none at all, one is generated, and kept in the
+    /// directory of the store if there is one.
     pub credentials: Vec<Credential>,
+    /// Credentials and keys to begin with. A key that the store has already stays as it is.
+    pub seed_file: SeedFile,
     /// Opens the control doors under `/__mock/`; on a loopback address only.
     pub control: bool,
     pub payload_mode: PayloadMode,
@@ -104,6 +110,7 @@ impl Default for MockConfig {
             data: Storage::InMemory,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             credentials: Vec::new(),
+            seed_file: SeedFile::default(),
             control: false,
             payload_mode: PayloadMode::Gcm,
             soft_errors: false,
@@ -127,7 +134,18 @@ pub enum StartError {
     #[error("cannot start the server thread")]
     Thread(#[source] io::Error),
     #[error(transparent)]
+    SeedFile(#[from] SeedFileError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<PlantError> for StartError {
+    fn from(error: PlantError) -> Self {
+        match error {
+            PlantError::File(error) => StartError::SeedFile(error),
+            PlantError::Store(error) => StartError::Store(error),
+        }
+    }
 }
 
 /// The OpenAPI document of all APIs that the mock has, as it is served under `/__mock/openapi.json`.
@@ -205,8 +223,7 @@ impl MockKms {
     /// `cmkUuid`.
     pub fn create_key(&self, spec: &str) -> Result<String, KeyError> {
         let spec = KeySpec::parse(spec).ok_or_else(|| KeyError::UnknownSpec(spec.to_owned()))?;
-        let protection = if spec == KeySpec::Aes256 { Protection::Software } else { Protection::Hsm };
-        let key = Key::generate(spec, protection, self.service.clock.now(), &self.service.random);
+        let key = Key::generate(spec, Protection::of_new(spec), self.service.clock.now(), &self.service.random);
         let id = key.id.clone();
         self.service.store.change(|state| {
             state.keys.put(key);
@@ -384,15 +401,16 @@ fn open_store(config: &MockConfig) -> Result<(Store, Vec<Credential>), StartErro
             Store::open(directory)?
         }
     };
-    let credentials = match (&config.data, config.credentials.is_empty()) {
-        (_, false) => config.credentials.clone(),
+    let given: Vec<_> = config.credentials.iter().cloned().chain(config.seed_file.credentials()).collect();
+    let credentials = match (&config.data, given.is_empty()) {
+        (_, false) => given,
         (Storage::InMemory, true) => vec![Credential::generate().map_err(StoreError::from)?],
         (Storage::Dir(directory), true) => vec![credentials::load_or_generate(directory, None)?],
     };
     Ok((store, credentials))
 }
 
-fn build_service(config: &MockConfig, store: Store, credentials: Vec<Credential>) -> Result<Service, StoreError> {
+fn build_service(config: &MockConfig, store: Store, credentials: Vec<Credential>) -> Result<Service, StartError> {
     let tenants = Tenants::default();
     for credential in credentials {
         let secret_key = Zeroizing::new(credential.secret_key);
@@ -407,12 +425,14 @@ fn build_service(config: &MockConfig, store: Store, credentials: Vec<Credential>
     };
     let random = match &config.seed {
         Some(seed) => Random::from_seed(seed),
-        None => Random::from_system()?,
+        None => Random::from_system().map_err(StoreError::from)?,
     };
     let service = Service::new(store, tenants, random, switches, config.control, config.read_timeout);
     for product in &config.seed_products {
         service.seed(product)?;
     }
+    let now = service.clock.now();
+    service.store.change(|state| config.seed_file.plant(state, now, &service.random))?;
     Ok(service)
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use kms_mock::{Credential, MockConfig, MockKms, PayloadMode, Storage, credential_in};
+use kms_mock::{Credential, MockConfig, MockKms, PayloadMode, SeedFile, Storage, credential_in};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,8 +38,9 @@ fn run(serve: &Serve) -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         // Before the mock says that it is ready, so that no signal is missed from then on.
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (credential, credentials_file) = credential(serve)?;
-        let mock = MockKms::start(config(serve, credential)?)?;
+        let seed_file = serve.seed_file.as_deref().map(SeedFile::read).transpose()?.unwrap_or_default();
+        let (credential, credentials_file) = credential(serve, &seed_file)?;
+        let mock = MockKms::start(config(serve, credential, seed_file)?)?;
         let ready = json!({
             "listening": mock.endpoint(),
             "access_key": mock.credential().access_key,
@@ -61,13 +62,14 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-fn config(serve: &Serve, credential: Credential) -> Result<MockConfig, Box<dyn Error>> {
+fn config(serve: &Serve, credential: Option<Credential>, seed_file: SeedFile) -> Result<MockConfig, Box<dyn Error>> {
     let data = if serve.in_memory { Storage::InMemory } else { Storage::Dir(data_directory(serve)?) };
     let payload_mode = if serve.legacy_payload { PayloadMode::Legacy } else { PayloadMode::Gcm };
     Ok(MockConfig {
         data,
         listen: serve.listen,
-        credentials: vec![credential],
+        credentials: credential.into_iter().collect(),
+        seed_file,
         control: !serve.no_control,
         payload_mode,
         soft_errors: serve.soft_errors,
@@ -76,24 +78,27 @@ fn config(serve: &Serve, credential: Credential) -> Result<MockConfig, Box<dyn E
     })
 }
 
-/// The credential, and the file it lies in unless the environment gave the secret.
-fn credential(serve: &Serve) -> Result<(Credential, Option<PathBuf>), Box<dyn Error>> {
+/// The credential, and the file it lies in unless the environment gave the secret. None if the seed file has credentials and the
+/// user gave no other.
+fn credential(serve: &Serve, seed_file: &SeedFile) -> Result<(Option<Credential>, Option<PathBuf>), Box<dyn Error>> {
     let access_key = serve.access_key.as_deref();
-    if access_key.is_some_and(|key| key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+    if access_key.is_some_and(|key| !Credential::is_access_key(key)) {
         return Err("an access key is printable ASCII without spaces".into());
     }
     match std::env::var(SECRET_KEY) {
         Ok(secret_key) if !secret_key.is_empty() => {
             let access_key = access_key.ok_or(format!("{SECRET_KEY} needs --access-key"))?.to_owned();
-            Ok((Credential { access_key, secret_key }, None))
+            Ok((Some(Credential { access_key, secret_key }), None))
         }
         Err(VarError::NotUnicode(_)) => Err(format!("{SECRET_KEY} is not UTF-8").into()),
-        _ if serve.in_memory && serve.data.is_none() => {
-            Err(format!("--in-memory needs {SECRET_KEY}, or --data for the generated credentials").into())
-        }
+        _ if access_key.is_none() && seed_file.credentials().next().is_some() => Ok((None, None)),
+        _ if serve.in_memory && serve.data.is_none() => Err(format!(
+            "--in-memory needs {SECRET_KEY}, a seed file with credentials, or --data for the generated ones"
+        )
+        .into()),
         _ => {
             let (credential, file) = credential_in(&data_directory(serve)?, access_key)?;
-            Ok((credential, Some(file)))
+            Ok((Some(credential), Some(file)))
         }
     }
 }

@@ -21,6 +21,11 @@ impl Credential {
     pub fn generate() -> Result<Self, getrandom::Error> {
         Ok(Credential { access_key: random_hex()?, secret_key: random_hex()? })
     }
+
+    /// Whether a header can carry it: printable ASCII without spaces.
+    pub fn is_access_key(text: &str) -> bool {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+    }
 }
 
 impl fmt::Debug for Credential {
