@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::access::{AccessPoint, ResourceType};
 use crate::clock::Timestamp;
 use crate::error::*;
-use crate::fault::{FaultKind, Faults, OPERATION_STEP, Phase};
+use crate::fault::{FaultKind, Faults, OPERATION_STEP, Phase, Roll};
 use crate::fields::Fields;
 use crate::key::{Key, is_alias, is_id};
 use crate::random::Random;
@@ -55,12 +55,13 @@ pub struct Call<'a> {
     pub now: Timestamp,
     /// The access point of the caller; `None` for a credential of the mock itself, which may do everything.
     pub point: Option<Arc<AccessPoint>>,
+    pub roll: &'a Roll,
 }
 
 impl Call<'_> {
     /// Marks that the checks have come to `step`.
     pub fn reach(&self, step: u8) -> Result<(), Refusal> {
-        reach(&self.service.faults, self.api, step)
+        reach(&self.service.faults, self.api, step, self.roll)
     }
 
     /// A text that must be there; absent and "" are the same.
@@ -213,8 +214,8 @@ pub fn base64(text: &str, wrong: Code) -> Result<Zeroizing<Vec<u8>>, Refusal> {
 }
 
 /// The fault that waits for a call of `api` at this step of the checks, if there is one.
-pub fn reach(faults: &Faults, api: &str, step: u8) -> Result<(), Refusal> {
-    match faults.take(api, Phase::Step(step)) {
+pub fn reach(faults: &Faults, api: &str, step: u8, roll: &Roll) -> Result<(), Refusal> {
+    match faults.take(api, Phase::Step(step), roll) {
         Some(FaultKind::Code(code) | FaultKind::CodeAt { code, .. }) => Err(Refusal::named(&code)),
         Some(FaultKind::SoftError(code)) => Err(Refusal::named(&code).softly()),
         _ => Ok(()),

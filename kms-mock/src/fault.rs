@@ -91,15 +91,28 @@ pub struct Waiting {
 
 #[derive(Debug, Default)]
 pub struct Faults {
-    active: Mutex<Vec<Active>>,
+    list: Mutex<List>,
     released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    active: Vec<Active>,
+    /// Faults that have ever been added.
+    count: u64,
 }
 
 #[derive(Debug)]
 struct Active {
+    number: u64,
     waiting: Waiting,
-    /// Whether it strikes the call that is being looked at; see [`Faults::roll`].
-    strikes: bool,
+}
+
+/// Which of the faults with a probability strike one call. The checks ask for the same fault at many steps, so it is decided once
+/// for all of them.
+#[derive(Debug, Default)]
+pub struct Roll {
+    struck: Vec<u64>,
 }
 
 impl Faults {
@@ -110,34 +123,38 @@ impl Faults {
     /// Adds faults in one step: no call meets some of them without the others.
     pub fn inject_all(&self, faults: impl IntoIterator<Item = Waiting>) {
         let faults = faults.into_iter().filter(|waiting| waiting.fault.times > 0);
-        self.lock().extend(faults.map(|waiting| Active { strikes: waiting.probability.is_none(), waiting }));
+        let list = &mut *self.lock();
+        for waiting in faults {
+            list.count += 1;
+            list.active.push(Active { number: list.count, waiting });
+        }
     }
 
     /// Forgets all faults and closes the connections that hang.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.lock().active.clear();
         self.released.notify_waiters();
     }
 
     pub fn active(&self) -> Vec<Waiting> {
-        self.lock().iter().map(|active| active.waiting.clone()).collect()
+        self.lock().active.iter().map(|active| active.waiting.clone()).collect()
     }
 
-    /// Decides which faults with a probability strike the next call. The checks ask for the same fault at many steps, so it is
-    /// decided once for all of them; nothing may be awaited from here to the last [`Faults::take`] of the call.
-    pub fn roll(&self, dice: &Dice) {
-        for active in self.lock().iter_mut() {
-            if let Some(probability) = active.waiting.probability {
-                active.strikes = dice.fraction() < probability;
-            }
-        }
+    /// Decides for one call which of the faults that are there by now strike it, as far as that is a matter of chance.
+    pub fn roll(&self, dice: &Dice) -> Roll {
+        let list = self.lock();
+        let by_chance = list.active.iter().filter_map(|active| Some((active.number, active.waiting.probability?)));
+        let struck = by_chance.filter(|(_, probability)| dice.fraction() < *probability);
+        Roll { struck: struck.map(|(number, _)| number).collect() }
     }
 
     /// The oldest fault of this phase that strikes a call of `api`, counted as used.
-    pub fn take(&self, api: &str, phase: Phase) -> Option<FaultKind> {
-        let mut active = self.lock();
-        let at = active.iter().position(|Active { waiting: Waiting { fault, .. }, strikes }| {
-            *strikes && fault.api.as_deref().is_none_or(|wanted| wanted == api) && fault.kind.takes_effect(phase)
+    pub fn take(&self, api: &str, phase: Phase, roll: &Roll) -> Option<FaultKind> {
+        let active = &mut self.lock().active;
+        let at = active.iter().position(|Active { number, waiting: Waiting { fault, probability } }| {
+            (probability.is_none() || roll.struck.contains(number))
+                && fault.api.as_deref().is_none_or(|wanted| wanted == api)
+                && fault.kind.takes_effect(phase)
         })?;
         let fault = &mut active[at].waiting.fault;
         let kind = fault.kind.clone();
@@ -156,8 +173,8 @@ impl Faults {
         self.released.notified()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Active>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,11 +218,11 @@ mod tests {
         faults.inject(fault(Some("decrypt"), 2, FaultKind::Drop));
         faults.inject(fault(None, 1, FaultKind::Hang));
         faults.inject(fault(None, 0, FaultKind::Hang));
-        assert_eq!(faults.take("encrypt", Phase::Arrival), Some(FaultKind::Hang));
-        assert_eq!(faults.take("encrypt", Phase::Arrival), None);
-        assert_eq!(faults.take("decrypt", Phase::Answer), None);
-        assert_eq!(faults.take("decrypt", Phase::Arrival), Some(FaultKind::Drop));
-        assert_eq!(faults.take("decrypt", Phase::Arrival), Some(FaultKind::Drop));
+        assert_eq!(faults.take("encrypt", Phase::Arrival, &Roll::default()), Some(FaultKind::Hang));
+        assert_eq!(faults.take("encrypt", Phase::Arrival, &Roll::default()), None);
+        assert_eq!(faults.take("decrypt", Phase::Answer, &Roll::default()), None);
+        assert_eq!(faults.take("decrypt", Phase::Arrival, &Roll::default()), Some(FaultKind::Drop));
+        assert_eq!(faults.take("decrypt", Phase::Arrival, &Roll::default()), Some(FaultKind::Drop));
         assert!(faults.active().is_empty());
     }
 
@@ -214,11 +231,11 @@ mod tests {
         let faults = Faults::default();
         faults.inject(fault(None, u32::MAX, FaultKind::Code("KMS.0512".into())));
         for _ in 0..10 {
-            assert!(faults.take("x", Phase::Step(OPERATION_STEP)).is_some());
+            assert!(faults.take("x", Phase::Step(OPERATION_STEP), &Roll::default()).is_some());
         }
-        assert!(faults.take("x", Phase::Step(16)).is_none());
+        assert!(faults.take("x", Phase::Step(16), &Roll::default()).is_none());
         faults.clear();
-        assert!(faults.take("x", Phase::Step(OPERATION_STEP)).is_none());
+        assert!(faults.take("x", Phase::Step(OPERATION_STEP), &Roll::default()).is_none());
     }
 
     #[test]
@@ -228,8 +245,8 @@ mod tests {
         faults.inject_all([Waiting { fault: fault(None, u32::MAX, kind), probability: Some(0.5) }]);
         let mut struck = 0;
         for _ in 0..1000 {
-            faults.roll(&dice);
-            let steps: Vec<bool> = (1..=17).map(|step| faults.take("x", Phase::Step(step)).is_some()).collect();
+            let roll = faults.roll(&dice);
+            let steps: Vec<bool> = (1..=17).map(|step| faults.take("x", Phase::Step(step), &roll).is_some()).collect();
             assert!(steps.iter().all(|step| *step == steps[0]));
             struck += u32::from(steps[0]);
         }

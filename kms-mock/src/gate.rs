@@ -9,6 +9,7 @@ use crate::api::{Call, Reply, reach};
 use crate::auth::{Presented, Profile, Signed};
 use crate::clock::Timestamp;
 use crate::error::*;
+use crate::fault::Roll;
 use crate::fields::{Fields, RawFields};
 use crate::routes::Route;
 use crate::service::{Service, Switches};
@@ -22,6 +23,7 @@ pub struct Arrived<'a> {
     pub body: Option<&'a [u8]>,
     /// Where it comes from.
     pub peer: IpAddr,
+    pub roll: &'a Roll,
 }
 
 /// What became of a request.
@@ -41,9 +43,9 @@ pub fn decide(service: &Service, arrived: &Arrived<'_>) -> Verdict {
     Verdict { access_key, profile, reply }
 }
 
-fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Presented>) -> Result<Call<'a>, Refusal> {
+fn admit<'a>(service: &'a Service, arrived: &Arrived<'a>, presented: Option<&Presented>) -> Result<Call<'a>, Refusal> {
     let (now, switches, api) = (service.clock.now(), service.switches(), arrived.route.api);
-    let at = |step| reach(&service.faults, api, step);
+    let at = |step| reach(&service.faults, api, step, arrived.roll);
     // What is due by time happens before anybody looks. If the store cannot write, the change stays due.
     if let Err(error) = service.store.tick(now, &service.random) {
         eprintln!("kms-mock: {error}");
@@ -91,7 +93,16 @@ fn admit<'a>(service: &'a Service, arrived: &Arrived<'_>, presented: Option<&Pre
     }
     at(11)?;
     let fields = raw.and_then(|raw| Fields::typed(&raw, arrived.route.request)).ok_or(KMS_0128)?;
-    Ok(Call { service, api, access_key: access_key.to_owned(), fields, switches, now, point: caller.point().cloned() })
+    Ok(Call {
+        service,
+        api,
+        access_key: access_key.to_owned(),
+        fields,
+        switches,
+        now,
+        point: caller.point().cloned(),
+        roll: arrived.roll,
+    })
 }
 
 fn within_skew(moments: &[Timestamp], now: Timestamp, switches: &Switches) -> Result<(), Code> {

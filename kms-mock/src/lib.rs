@@ -458,8 +458,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     Ok(listener)
 }
 
+/// How many slow calls are worked on at a time; more of them wait for one another, and nobody else does.
+const SLOW_THREADS: usize = 2;
+
 fn spawn(listener: TcpListener, service: Arc<Service>, stopped: watch::Receiver<bool>) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(SLOW_THREADS).build()?;
     let listener = {
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?

@@ -81,6 +81,17 @@ pub fn find(path: &str) -> Option<&'static Route> {
     BY_PATH.get(path).copied()
 }
 
+/// APIs that may take long: they make RSA key pairs, or keys from pass phrases.
+const SLOW: [&str; 5] =
+    ["createKey", "getParametersForImport", "createCertificate", "importCertificate", "exportCertificate"];
+
+impl Route {
+    /// Whether it is worth a thread of its own.
+    pub fn is_slow(&self) -> bool {
+        SLOW.contains(&self.api)
+    }
+}
+
 pub fn is_api(name: &str) -> bool {
     all().any(|route| route.api == name)
 }

@@ -6,7 +6,7 @@ mod seats;
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use self::reply::ReplyBody;
@@ -30,8 +30,8 @@ use crate::console;
 use crate::control;
 use crate::envelope;
 use crate::error::*;
-use crate::fault::{FaultKind, Phase};
-use crate::gate::{self, Arrived};
+use crate::fault::{FaultKind, Phase, Roll};
+use crate::gate::{self, Arrived, Verdict};
 use crate::routes::{self, Route};
 use crate::service::Service;
 
@@ -127,7 +127,7 @@ fn is_reset(error: &hyper::Error) -> bool {
 
 /// Answers one request. An error closes the connection without an answer.
 async fn respond(
-    service: &Service,
+    service: &Arc<Service>,
     seat: &Seat,
     peer: SocketAddr,
     request: Request<Incoming>,
@@ -150,7 +150,7 @@ async fn respond(
     }
     let route = routes::find(parts.uri.path()).filter(|_| parts.method == Method::POST);
     match route {
-        Some(route) => call(service, route, peer, &parts, body.as_deref()).await,
+        Some(route) => call(service, route, peer.ip(), parts, body).await,
         None => Ok(refuse(service, &KMS_0405.into(), &service.random.id())),
     }
 }
@@ -179,17 +179,17 @@ async fn read_body(mut body: Incoming, limit: usize) -> io::Result<Option<Vec<u8
 
 /// A call of an API, with whatever faults are waiting for it.
 async fn call(
-    service: &Service,
+    service: &Arc<Service>,
     route: &'static Route,
-    peer: SocketAddr,
-    parts: &Parts,
-    body: Option<&[u8]>,
+    peer: IpAddr,
+    parts: Parts,
+    body: Option<Vec<u8>>,
 ) -> io::Result<Response<ReplyBody>> {
     let request_id = service.random.id();
     let number = service.calls.begin(route.api, &request_id, service.clock.now());
-    hold_up(service, route.api).await;
+    let roll = hold_up(service, route.api).await;
     let cleared = service.faults.cleared();
-    match service.faults.take(route.api, Phase::Arrival) {
+    match service.faults.take(route.api, Phase::Arrival, &roll) {
         Some(FaultKind::Status(status)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             service.calls.finish(number, None, status.as_u16(), "".into());
@@ -203,9 +203,8 @@ async fn call(
         Some(FaultKind::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
         _ => {}
     }
-    let query = parts.uri.query().unwrap_or_default();
-    let verdict = gate::decide(service, &Arrived { route, query, headers: &parts.headers, body, peer: peer.ip() });
-    let fault = service.faults.take(route.api, Phase::Answer);
+    let (verdict, roll) = decide(service, route, peer, parts, body, roll).await?;
+    let fault = service.faults.take(route.api, Phase::Answer, &roll);
     if fault == Some(FaultKind::DropAfter) {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
@@ -226,18 +225,37 @@ async fn call(
     })
 }
 
-/// Waits as long as the latency of the API says, and a fault on top of it. From its end to the answer nothing else is awaited, so
-/// that the faults that were rolled for this call stay its own.
-async fn hold_up(service: &Service, api: &str) {
-    service.faults.roll(&service.dice);
+/// Decides about a call: here, or on a thread of its own if the others would wait for it too long.
+async fn decide(
+    service: &Arc<Service>,
+    route: &'static Route,
+    peer: IpAddr,
+    parts: Parts,
+    body: Option<Vec<u8>>,
+    roll: Roll,
+) -> io::Result<(Verdict, Roll)> {
+    let service = service.clone();
+    let work = move || {
+        let query = parts.uri.query().unwrap_or_default();
+        let arrived = Arrived { route, query, headers: &parts.headers, body: body.as_deref(), peer, roll: &roll };
+        (gate::decide(&service, &arrived), roll)
+    };
+    if route.is_slow() { spawn_blocking(work).await.map_err(io::Error::other) } else { Ok(work()) }
+}
+
+/// Waits as long as the latency of the API says, and a fault on top of it. The faults that chance has for the call.
+async fn hold_up(service: &Service, api: &str) -> Roll {
+    let roll = service.faults.roll(&service.dice);
     let mut wait = service.latencies.draw(api, &service.dice);
-    if let Some(FaultKind::Delay(delay)) = service.faults.take(api, Phase::Delay) {
+    if let Some(FaultKind::Delay(delay)) = service.faults.take(api, Phase::Delay, &roll) {
         wait = wait.saturating_add(delay);
     }
-    if !wait.is_zero() {
-        sleep(wait).await;
-        service.faults.roll(&service.dice);
+    if wait.is_zero() {
+        return roll;
     }
+    sleep(wait).await;
+    // Others may have come in between.
+    service.faults.roll(&service.dice)
 }
 
 fn refuse(service: &Service, refusal: &Refusal, request_id: &str) -> Response<ReplyBody> {
