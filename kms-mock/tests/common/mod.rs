@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod served;
+pub mod wrap;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
