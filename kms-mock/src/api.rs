@@ -6,6 +6,7 @@
 pub mod access_point;
 pub mod alias;
 pub mod asymmetric;
+pub mod certificate;
 pub mod data_key;
 pub mod import;
 pub mod key_compute;

@@ -11,6 +11,7 @@ mod asymmetric;
 mod auth;
 mod blob;
 mod calls;
+mod certificate;
 mod clock;
 mod console;
 mod control;
@@ -27,7 +28,6 @@ mod latency;
 mod openapi;
 #[cfg(test)]
 mod openssl;
-#[allow(dead_code, unused_imports, reason = "the APIs of certificates come next")]
 mod pki;
 mod random;
 mod routes;

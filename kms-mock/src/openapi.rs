@@ -136,7 +136,7 @@ fn envelope<const N: usize>(fields: [(&str, Value); N]) -> Value {
 fn outputs_schema(outputs: &[Output]) -> Value {
     let properties: Map<String, Value> =
         outputs.iter().map(|output| (output.name.to_owned(), shape_schema(output.shape))).collect();
-    let required: Vec<&str> = outputs.iter().map(|output| output.name).collect();
+    let required: Vec<&str> = outputs.iter().filter(|output| output.always).map(|output| output.name).collect();
     closed(object(properties, &required))
 }
 

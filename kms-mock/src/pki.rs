@@ -14,10 +14,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 pub use certificate::{Certificate, CertificateError, verify_chain};
-pub use csr::{RequestError, csr};
-pub use name::{Subject, SubjectError};
+pub use csr::csr;
+pub use name::Subject;
 pub use passphrase::encrypted_pkcs8_pem;
-pub use pkcs12::{Pkcs12, Pkcs12Error, pkcs12_read, pkcs12_write};
+pub use pkcs12::{Pkcs12Error, pkcs12_read, pkcs12_write};
 
 /// RFC 7468: Base64 in lines of 64 characters.
 fn to_pem(label: &str, der: &[u8]) -> String {

@@ -3,12 +3,14 @@
 
 mod access_point;
 mod alias;
+mod certificate;
 mod import;
 mod key_compute;
 mod key_lifecycle;
 mod key_version;
 mod random_digest;
 mod tag;
+mod ukey;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -30,10 +32,12 @@ pub struct Route {
     pub run: fn(&Call<'_>) -> Reply,
 }
 
-/// A field of an answer: every success has it.
+/// A field of an answer.
 pub struct Output {
     pub name: &'static str,
     pub shape: Shape,
+    /// Whether every success has it.
+    pub always: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +51,12 @@ pub enum Shape {
 }
 
 pub const fn output(name: &'static str, shape: Shape) -> Output {
-    Output { name, shape }
+    Output { name, shape, always: true }
+}
+
+/// A field that some successes have, and others have not.
+pub const fn sometimes(name: &'static str, shape: Shape) -> Output {
+    Output { name, shape, always: false }
 }
 
 /// The codes of the checks that come before every API.
@@ -67,6 +76,8 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "Key versions", title: "密钥版本管理", routes: key_version::ROUTES },
     Family { name: "Cryptographic operations", title: "密码运算", routes: key_compute::ROUTES },
     Family { name: "Random numbers and digests", title: "随机数与摘要", routes: random_digest::ROUTES },
+    Family { name: "Certificates", title: "证书管理", routes: certificate::ROUTES },
+    Family { name: "Certificates of USB keys", title: "UK证书管理", routes: ukey::ROUTES },
     Family { name: "Access points", title: "应用接入点管理", routes: access_point::ROUTES },
     Family { name: "Tags", title: "标签管理", routes: tag::ROUTES },
 ];

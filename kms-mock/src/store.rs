@@ -15,6 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use uuid::Uuid;
 
 use crate::access::{AccessKey, AccessPoint, ResourceType};
+use crate::certificate::{ManagedCertificate, Tombstone, UkeyCertificate};
 use crate::clock::Timestamp;
 use crate::error::Code;
 use crate::import_token::ImportToken;
@@ -42,10 +43,13 @@ pub struct State {
     pub access_points: Table<AccessPoint>,
     pub access_keys: Table<AccessKey>,
     pub tags: Table<Tag>,
+    pub certificates: Table<ManagedCertificate>,
+    pub ukey_certificates: Table<UkeyCertificate>,
+    pub tombstones: Table<Tombstone>,
 }
 
 impl State {
-    fn tables(&mut self) -> [&mut dyn AnyTable; 6] {
+    fn tables(&mut self) -> [&mut dyn AnyTable; 9] {
         [
             &mut self.keys,
             &mut self.aliases,
@@ -53,6 +57,9 @@ impl State {
             &mut self.access_points,
             &mut self.access_keys,
             &mut self.tags,
+            &mut self.certificates,
+            &mut self.ukey_certificates,
+            &mut self.tombstones,
         ]
     }
 
@@ -99,6 +106,9 @@ impl State {
         }
         for token in self.import_tokens.due(now) {
             self.import_tokens.remove(&token.token);
+        }
+        for tombstone in self.tombstones.due(now) {
+            self.tombstones.remove(&tombstone.id);
         }
     }
 }

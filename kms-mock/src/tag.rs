@@ -140,8 +140,9 @@ impl State {
     pub fn has_resource(&self, kind: ResourceType, id: &str) -> bool {
         match kind {
             ResourceType::Cmk => self.keys.get(id).is_some(),
-            // There are no certificates yet.
-            ResourceType::Certificate => false,
+            ResourceType::Certificate => {
+                self.certificates.get(id).is_some() || self.ukey_certificates.get(id).is_some()
+            }
         }
     }
 }

@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{Call, Reply, base64, key_name, step, texts};
-use crate::asymmetric::{AsymmetricSpec, DecryptError, EncryptAlgorithm, EncryptError, PrivateKey, SignAlgorithm};
+use crate::asymmetric::{
+    AsymmetricSpec, DecryptError, EncryptAlgorithm, EncryptError, PrivateKey, PublicKey, SignAlgorithm,
+};
 use crate::error::*;
 use crate::key::{Key, KeyUsage, KeyVersion, Operation};
 
@@ -50,27 +52,37 @@ pub fn asymmetric_encrypt(call: &Call<'_>) -> Reply {
     }
     let named = request.find(call)?;
     let key = named.encrypting(call, algorithm)?;
-    let sealed = key.public().encrypt(algorithm, &plain, &mut call.random().fork()).map_err(|error| match error {
+    named.answer("ciphertextBlob", sealed(call, &key.public(), algorithm, &plain)?.into())
+}
+
+/// A ciphertext, in Base64.
+pub fn sealed(call: &Call<'_>, key: &PublicKey, algorithm: EncryptAlgorithm, plain: &[u8]) -> Result<String, Code> {
+    let sealed = key.encrypt(algorithm, plain, &mut call.random().fork()).map_err(|error| match error {
         EncryptError::OtherSpec => KMS_0212,
         EncryptError::TooLong => KMS_0249,
         EncryptError::Empty => KMS_0107,
     })?;
-    named.answer("ciphertextBlob", BASE64.encode(sealed).into())
+    Ok(BASE64.encode(sealed))
 }
 
 pub fn asymmetric_decrypt(call: &Call<'_>) -> Reply {
     let request = Request::read(call, KMS_0114, ("ciphertextBlob", KMS_0108))?;
     call.reach(step::FORMAT)?;
     let algorithm = encrypt_algorithm(request.algorithm)?;
-    let sealed = base64(request.input, KMS_0219)?;
+    let ciphertext = base64(request.input, KMS_0219)?;
     let named = request.find(call)?;
     let key = named.encrypting(call, algorithm)?;
-    let plain = key.decrypt(algorithm, &sealed).map_err(|error| match error {
+    named.answer("plaintext", opened(key, algorithm, &ciphertext)?.into())
+}
+
+/// The plaintext of a ciphertext, in Base64.
+pub fn opened(key: &PrivateKey, algorithm: EncryptAlgorithm, ciphertext: &[u8]) -> Result<String, Code> {
+    let plain = key.decrypt(algorithm, ciphertext).map_err(|error| match error {
         DecryptError::OtherSpec => KMS_0212,
         DecryptError::Form => KMS_0219,
         DecryptError::Padding => KMS_0239,
     })?;
-    named.answer("plaintext", BASE64.encode(&*plain).into())
+    Ok(BASE64.encode(&*plain))
 }
 
 /// The algorithm of that name, if keys encrypt with it.
