@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../../src/openssl.rs"]
+pub mod openssl;
+pub mod pki;
 pub mod served;
 pub mod wrap;
 
