@@ -82,6 +82,9 @@ impl Record for AccessPoint {
 }
 
 impl AccessPoint {
+    /// No API changes it.
+    pub const STATUS: &str = "Enabled";
+
     /// The host name under which the access point would be reached. It resolves nowhere: the mock has one listener for all.
     pub fn endpoint(&self) -> String {
         format!("{}.kms.internal", self.id)
@@ -135,6 +138,10 @@ impl Record for AccessKey {
 }
 
 impl AccessKey {
+    pub fn status(&self) -> &'static str {
+        if self.enabled { "Enabled" } else { "Disabled" }
+    }
+
     /// 32 hexadecimal characters each, like those of the tenants.
     pub fn generate(access_point_id: &str, now: Timestamp, random: &Random) -> Self {
         let hex = || Zeroizing::new(random.bytes(16).iter().map(|byte| format!("{byte:02x}")).collect::<String>());

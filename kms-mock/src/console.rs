@@ -12,6 +12,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::access::AccessPoint;
+use crate::api::certificate::{manage, ukey};
 use crate::api::key_lifecycle::PENDING_WINDOW;
 use crate::api::key_version::{self, may_have_another, rotatable};
 use crate::clock::to_iso;
@@ -126,8 +128,8 @@ fn state(service: &Service) -> Value {
         "latency": latency,
         "quota": service.tenants.quota(),
         "keys": shown_keys(service),
-        "certificates": [],
-        "accessPoints": [],
+        "certificates": shown_certificates(service),
+        "accessPoints": shown_access_points(service),
         "apis": apis,
         "codes": error::codes().collect::<Vec<_>>(),
     })
@@ -154,6 +156,56 @@ fn shown_keys(service: &Service) -> Vec<Value> {
             shown.into()
         })
         .collect()
+}
+
+/// Certificates of both kinds, the newest last.
+fn shown_certificates(service: &Service) -> Vec<Value> {
+    let (mut managed, mut ukeys): (Vec<_>, Vec<_>) = service.store.read(|state| {
+        (state.certificates.iter().cloned().collect(), state.ukey_certificates.iter().cloned().collect())
+    });
+    managed.sort_by_key(|certificate| certificate.created);
+    ukeys.sort_by_key(|certificate| certificate.created);
+    let managed = managed.iter().map(|certificate| {
+        let mut shown = manage::shown(certificate);
+        shown.insert("kind".to_owned(), "KMS".into());
+        shown.into()
+    });
+    let ukeys = ukeys.iter().map(|certificate| {
+        let mut shown = ukey::shown(certificate);
+        shown.remove("cert");
+        for (name, from) in [("certificateId", "ukId"), ("keySpec", "algorithm")] {
+            let value = shown.get(from).cloned().unwrap_or_default();
+            shown.insert(name.to_owned(), value);
+        }
+        shown.insert("kind".to_owned(), "UKEY".into());
+        shown.into()
+    });
+    managed.chain(ukeys).collect()
+}
+
+/// Access points with their credentials, without any secret, and how much their lists hold.
+fn shown_access_points(service: &Service) -> Vec<Value> {
+    service.store.read(|state| {
+        let mut points: Vec<_> = state.access_points.iter().collect();
+        points.sort_by_key(|point| point.created);
+        let keys_of = |id: &str| -> Vec<Value> {
+            let keys = state.access_keys.iter().filter(|key| key.access_point_id == id);
+            keys.map(|key| json!({"accessKey": key.access_key, "status": key.status()})).collect()
+        };
+        let shown = points.into_iter().map(|point| {
+            json!({
+                "accessPointId": point.id,
+                "name": point.name,
+                "status": AccessPoint::STATUS,
+                "permissionCheck": point.permission_check,
+                "accessKeys": keys_of(&point.id),
+                "apis": point.apis.len(),
+                "resources": point.resources.values().map(|ids| ids.len()).sum::<usize>(),
+                "endpoints": point.endpoints.len(),
+            })
+        });
+        shown.collect()
+    })
 }
 
 fn shown_fault(at: usize, waiting: &Waiting) -> Value {

@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use common::openssl::OpenSsl;
+use common::pki::{Kind, self_signed};
 use common::*;
 use kms_mock::{MockConfig, MockKms};
 use serde_json::{Value, json};
@@ -183,4 +185,44 @@ fn calls_trouble_and_switches() {
     for secret in [&client.secret_key, &page.token] {
         assert!(!page.send("GET", "state", Value::Null).1.to_string().contains(secret.as_str()));
     }
+}
+
+#[test]
+fn certificates_and_access_points_are_shown() {
+    let mock = start_open();
+    let client = Client::new(&mock);
+    let request = json!({
+        "keySpec": "SM2", "subject": "CN=www.example.com", "subjectAlternativeNames": [], "exportablePrivateKey": 0,
+        "protectionLevel": "0",
+    });
+    let id = client.call("/manageCertificate/createCertificate", request).text("certificateId");
+    let openssl = OpenSsl::new();
+    self_signed(&openssl, Kind::Sm2, "stick", 30);
+    let ukey = json!({"algorithm": "SM2", "ukName": "stick", "cert": openssl.read_text("stick.pem")});
+    let uk_id = client.call("/manageCertificate/importCertificateForUK", ukey).text("ukId");
+    let vpc = client.call("/accessPoint/listVpcs", json!({})).data()["vpcs"][0]["vpcId"].clone();
+    let subnet =
+        client.call("/accessPoint/listSubnets", json!({"vpcId": vpc})).data()["subnets"][0]["subnetId"].clone();
+    let point = json!({"name": "point", "vpcId": vpc, "subnetId": subnet});
+    let point = client.call("/accessPoint/createAccessPoint", point).text("accessPointId");
+    let key = client.call("/accessPoint/createAccessKey", json!({"accessPointId": point}));
+    let apis = json!([{"apiName": "encrypt", "allowed": true}]);
+    client.call("/accessPoint/updateApiPermissions", json!({"accessPointId": point, "apis": apis})).data();
+
+    let (status, state) = Page::load(&mock).send("GET", "state", Value::Null);
+    assert_eq!(status, 200);
+    let certificates = state["certificates"].as_array().expect("certificates");
+    let columns = ["certificateId", "kind", "status", "subject", "keySpec"];
+    let shown: Vec<Vec<&str>> = certificates
+        .iter()
+        .map(|certificate| columns.map(|name| certificate[name].as_str().expect("text")).to_vec())
+        .collect();
+    assert_eq!(shown[0], [&id, "KMS", "PENDING", "CN=www.example.com", "SM2"]);
+    assert_eq!(shown[1], [&uk_id, "UKEY", "ACTIVE", "C=CN,CN=stick", "SM2"]);
+    assert!(certificates[1]["notAfter"].as_str().is_some_and(|date| date.ends_with('Z')));
+    let shown = &state["accessPoints"][0];
+    let access_key = json!({"accessKey": key.text("accessKey"), "status": "Enabled"});
+    assert_eq!((&shown["name"], &shown["accessKeys"]), (&json!("point"), &json!([access_key])));
+    assert_eq!((&shown["apis"], &shown["permissionCheck"]), (&json!(1), &json!(true)));
+    assert!(!state.to_string().contains(&key.text("secretKey")));
 }

@@ -41,7 +41,7 @@ pub fn list_access_keys(call: &Call<'_>) -> Reply {
         let last_used = call.service.last_used.of(&key.access_key).map(to_iso).unwrap_or_default();
         texts([
             ("accessKey", &key.access_key),
-            ("status", if key.enabled { "Enabled" } else { "Disabled" }),
+            ("status", key.status()),
             ("creationDate", &to_iso(key.created)),
             ("lastUsedDate", &last_used),
         ])

@@ -10,8 +10,6 @@ use crate::error::*;
 
 const MAX_POINTS: usize = 100;
 const MAX_TEXT: usize = 8192;
-/// No API changes it.
-const STATUS: &str = "Enabled";
 
 pub fn create_access_point(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
@@ -60,7 +58,12 @@ pub fn list_access_points(call: &Call<'_>) -> Reply {
     call.reach(step::OPERATION)?;
     let is = |field, value: &str| call.optional(field).is_none_or(|wanted| wanted == value);
     let mut points: Vec<_> = call.service.store.read(|state| {
-        state.access_points.iter().filter(|point| is("name", &point.name) && is("status", STATUS)).cloned().collect()
+        state
+            .access_points
+            .iter()
+            .filter(|point| is("name", &point.name) && is("status", AccessPoint::STATUS))
+            .cloned()
+            .collect()
     });
     points.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     Ok(page.of("accessPoints", &points, |point| {
@@ -71,7 +74,7 @@ pub fn list_access_points(call: &Call<'_>) -> Reply {
             ("vpcId", &point.vpc_id),
             ("subnetId", &point.subnet_id),
             ("endpoint", &point.endpoint()),
-            ("status", STATUS),
+            ("status", AccessPoint::STATUS),
             ("creationDate", &to_iso(point.created)),
         ]);
         row.insert("permissionCheck".to_owned(), point.permission_check.into());
