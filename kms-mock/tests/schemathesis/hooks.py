@@ -4,6 +4,9 @@ The environment gives KMS_ENDPOINT, KMS_ACCESS_KEY and KMS_SECRET_KEY; examples/
 """
 import base64
 import os
+import pathlib
+import subprocess
+import tempfile
 import zlib
 
 import schemathesis
@@ -22,6 +25,22 @@ class Signed(AuthBase):
 
 
 schemathesis.auth.set_from_requests(Signed())
+
+
+def self_signed():
+    """The ids of a certificate with its key, and of one for a USB key; both are the same one of OpenSSL's."""
+    with tempfile.TemporaryDirectory() as directory:
+        for command in (
+            "genpkey -quiet -algorithm SM2 -out key",
+            "req -x509 -key key -subj /CN=own -days 30 -sm3 -sigopt distid:1234567812345678 -out pem",
+            "pkcs12 -export -inkey key -in pem -passout pass:x -out p12",
+        ):
+            subprocess.run(["openssl", *command.split()], cwd=directory, check=True)
+        file, pem = (pathlib.Path(directory, name).read_bytes() for name in ("p12", "pem"))
+    blob = dict(pkcs12Blob=base64.b64encode(file).decode(), passphrase="x")
+    made = KMS.call("/manageCertificate/importCertificate", exportablePrivateKey=1, **blob)
+    stick = KMS.call("/manageCertificate/importCertificateForUK", algorithm="SM2", ukName="x", cert=pem.decode())
+    return made["certificateId"], stick["ukId"]
 
 
 def pools():
@@ -44,6 +63,9 @@ def pools():
     access_key = KMS.call("/accessPoint/createAccessKey", accessPointId=point)["accessKey"]
     tag = KMS.call("/tagManage/createTag", tagKey="team", tagValue="tests")["tagId"]
     with_versions = [f"{key} {version['keyVersionId']}" for key, version in zip((aes, sm2, signer), versions)]
+    request = dict(keySpec="SM2", subject="CN=x", subjectAlternativeNames=[], protectionLevel="0")
+    made = KMS.call("/manageCertificate/createCertificate", exportablePrivateKey=1, **request)
+    certificate, ukey = self_signed()
     return {
         "cmkUuid keyVersionId": with_versions,
         "sourceCmkUuid sourceKeyVersionId": with_versions,
@@ -80,6 +102,12 @@ def pools():
         "endpoints": [[{"endpointId": "all", "cidr": "0.0.0.0/0"}]],
         "tagId": [tag],
         "tagIds": [[tag]],
+        "certificateId": [made["certificateId"], certificate],
+        "ukId": [ukey],
+        "exportFormat": ["PEM", "PKCS12"],
+        "exportablePrivateKey": [0, 1, True],
+        "messageType": ["RAW", "DIGEST"],
+        "status": ["ACTIVE", "INACTIVE", "REVOKED"],
         "subject": ["C=CN,O=Tests,CN=schemathesis"],
     }
 
@@ -109,6 +137,10 @@ SPOILED = {
     "/accessPoint/deleteAccessPoint": ("accessPointId", [spoiled_point() for _ in range(3)]),
     "/accessPoint/deleteAccessKey": ("accessPointId", [spoiled_point()]),
     "/accessPoint/disableAccessKey": ("accessPointId", [spoiled_point()]),
+    "/manageCertificate/deleteCertificate": ("certificateId", [self_signed()[0] for _ in range(2)]),
+    "/manageCertificate/updateCertificateStatus": ("certificateId", [self_signed()[0]]),
+    "/manageCertificate/deleteCertificateForUK": ("ukId", [self_signed()[1] for _ in range(2)]),
+    "/manageCertificate/updateCertificateStatusForUK": ("ukId", [self_signed()[1]]),
     "/tagManage/deleteTag": ("tagId", [spoiled_tag() for _ in range(3)]),
 }
 
