@@ -1,15 +1,21 @@
 //! The console of the mock KMS in a real browser: what is clicked there is felt on a mount, and what the mount does is seen there.
+//!
+//! `cargo test --test mount_console -- --ignored screenshots` takes the pictures of `docs/console/` anew (Chinese needs fonts-noto-cjk).
 
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use kms_mock::{Fault, FaultKind};
+
 use browser::Browser;
-use common::io::pattern;
+use common::io::{errno, pattern};
+use common::mounted::text;
 use common::{AES, Mounted, Setup, Suite, wait_until, within};
 
 /// Keys are asked for anew at each open, and a refusal is soon forgotten.
@@ -33,6 +39,7 @@ fn main() -> std::process::ExitCode {
                 nothing_is_asked_of_another_site,
             ],
         )
+        .on_request(&[AES], bodies![screenshots])
         .run()
 }
 
@@ -195,5 +202,88 @@ fn nothing_is_asked_of_another_site(setup: &Setup) {
     let entries =
         "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith(location.origin + '/')).length";
     assert_eq!(page.evaluate(entries), 0);
+    page.assert_no_trouble();
+}
+
+/// An account with some history, beside the key of the mount, which is the first argument after endpoint and credential.
+const ACCOUNT: &str = r#"
+import client, sys
+kms = client.Kms(*sys.argv[1:4], client.native)
+
+def key(spec, alias, description, level="HSM", usage="ENCRYPT/DECRYPT", rotation=False):
+    made = kms.call("/cmkManage/createKey", keySpec=spec, keyUsage=usage, protectionLevel=level, enableAutomaticRotation=rotation,
+                    description=description, **({"rotationInterval": 90} if rotation else {}))
+    kms.call("/aliasManage/createAlias", aliasName=alias, cmkUuid=made["cmkUuid"])
+    return made["cmkUuid"]
+
+invoices = key("AES_256", "alias/invoices", "Scanned invoices", rotation=True)
+for _ in range(27):
+    kms.call("/keyCompute/generateDataKey", cmkUuid=invoices)
+letters = key("Ctyun_SM4", "alias/letters", "Letters to customers")
+kms.call("/keyCompute/encrypt", cmkUuid=letters, plaintext="AAAA")
+key("RSA_2048", "alias/handover", "For the archive's operator", level="SOFTWARE")
+kms.call("/cmkManage/enableDeletionProtection", cmkUuid=key("EC_SM2", "alias/contracts", "Signed contracts", usage="SIGN/VERIFY"))
+kms.call("/cmkManage/disableKey", cmkUuid=key("AES_256", "alias/backup-2024", "Backups of last year", level="SOFTWARE"))
+kms.call("/cmkManage/scheduleKeyDeletion", cmkUuid=key("AES_256", "alias/trial", "", level="SOFTWARE"), pendingWindowInDays=14)
+kms.call("/aliasManage/createAlias", aliasName="alias/kmsfs-home", cmkUuid=sys.argv[4])
+kms.call("/cmkManage/updateKeyDescription", cmkUuid=sys.argv[4], description="Home directories (kmsfs)")
+"#;
+
+/// Pictures for the README of the mock: of a mount at work and of trouble with its KMS.
+fn screenshots(setup: &Setup) {
+    let mut m = with_a_cold_file(setup);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let credential = m.kms().credential();
+    let account = Command::new("python3")
+        .args(["-c", ACCOUNT, &m.kms().endpoint(), &credential.access_key, &credential.secret_key, &m.key_id])
+        .env("PYTHONPATH", root.join("kms-mock/examples"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("python3 runs");
+    assert!(account.status.success(), "{}", text(&account));
+    m.kms().rotate_key(&m.key_id).expect("rotated");
+    for i in 0..12 {
+        fs::write(m.path(format!("{i}")), pattern(i, 5000)).unwrap();
+    }
+    m.remount();
+    let read = |i: u32| errno(fs::read(m.path(format!("{i}"))));
+    (0..4).for_each(|i| assert_eq!(read(i), 0));
+    m.kms().inject(Fault { api: Some("decrypt".into()), times: 2, kind: FaultKind::Code("KMS.0512".into()) });
+    assert_eq!(read(4), 0);
+    m.kms().disable_key(&m.key_id).unwrap();
+    assert_eq!([read(5), read(6)], [libc::EACCES; 2]);
+    m.kms().enable_key(&m.key_id).unwrap();
+    (7..10).for_each(|i| wait_until("it is readable", PATIENCE, || read(i) == 0));
+
+    let page = console(&m);
+    page.resize(1280, 800);
+    let save = |name: &str| {
+        let directory = root.join("docs/console");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(name), page.screenshot()).unwrap();
+    };
+    page.wait_for("all keys are shown", |page| page.count("tr.key") == 8);
+    save("keys-en.png");
+    page.click("lang-zh");
+    save("keys-zh.png");
+    page.click("lang-en");
+    page.click("tab-calls");
+    page.wait_for("calls are shown", |page| page.count("[data-testid=call-row]") > 20);
+    save("calls-en.png");
+    page.click("tab-trouble");
+    let kinds = [("decrypt", "KMS.0513", "3"), ("generateDataKey", "http_503", "10"), ("", "drop_after", "1")];
+    for (active, (api, kind, times)) in (1..).zip(kinds) {
+        page.choose("fault-api", api);
+        page.choose("fault-code", kind);
+        page.fill("fault-times", times);
+        page.click("fault-inject");
+        page.wait_for("it is active", |page| page.count("[data-testid=fault-row]") == active);
+        page.click("message-close");
+    }
+    page.click("clock-day");
+    page.wait_for_text("clock-shift", "+1 d");
+    page.click("message-close");
+    page.click("tab-trouble");
+    save("trouble-en.png");
     page.assert_no_trouble();
 }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Nothing but the page is asked of the network, and nothing of the machine's display, keyring or user is used.
-const ARGUMENTS: [&str; 14] = [
+const ARGUMENTS: [&str; 15] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -36,6 +36,7 @@ const ARGUMENTS: [&str; 14] = [
     "--no-proxy-server",
     "--password-store=basic",
     "--lang=en-US",
+    "--hide-scrollbars",
     "--window-size=1280,800",
 ];
 
@@ -100,30 +101,33 @@ impl Browser {
         });
     }
 
-    /// The text that can be seen of an element, empty while it is hidden.
+    /// The text that can be seen of an element, empty while it is hidden or not there.
     pub fn text(&self, id: &str) -> String {
-        self.run(&format!("the text of {id}"), async { self.session().find(By::Testid(id)).await?.text().await })
+        let script = "const found = document.querySelector(arguments[0]); return found?.checkVisibility() ? found.innerText : ''";
+        self.ask(script, vec![by_testid(id)]).as_str().expect("a text").to_owned()
     }
 
+    /// Empty if there is none.
     pub fn attribute(&self, id: &str, name: &str) -> String {
-        let value = async { self.session().find(By::Testid(id)).await?.attr(name).await };
-        self.run(&format!("{name} of {id}"), value).unwrap_or_default()
+        let script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? ''";
+        self.ask(script, vec![by_testid(id), name.into()]).as_str().expect("a text").to_owned()
     }
 
     /// How many elements a CSS selector finds that can be seen.
-    pub fn count(&self, css: &str) -> usize {
-        self.run(css, async {
-            let mut shown = 0;
-            for element in self.session().find_all(By::Css(css)).await? {
-                shown += usize::from(element.is_displayed().await?);
-            }
-            Ok(shown)
-        })
+    pub fn count(&self, css: &str) -> u64 {
+        let script =
+            "return [...document.querySelectorAll(arguments[0])].filter((found) => found.checkVisibility()).length";
+        self.ask(script, vec![css.into()]).as_u64().expect("a number")
     }
 
-    /// The value of an expression in the page.
+    /// What a script in the page returns.
     pub fn evaluate(&self, script: &str) -> Value {
-        self.run(script, async { Ok(self.session().execute(script, Vec::new()).await?.json().clone()) })
+        self.ask(script, Vec::new())
+    }
+
+    /// In one step, so that the page cannot change between finding an element and looking at it.
+    fn ask(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.run(script, async { Ok(self.session().execute(script, arguments).await?.json().clone()) })
     }
 
     /// Looks until it holds; fails with `what` if it does not in time.
@@ -137,6 +141,13 @@ impl Browser {
 
     pub fn wait_for_text(&self, id: &str, text: &str) {
         self.wait_for(&format!("{id} says {text:?}"), |page| page.text(id).contains(text));
+    }
+
+    /// Makes the page this large, in CSS pixels, whatever the window needs around it.
+    pub fn resize(&self, width: u32, height: u32) {
+        let around = self.evaluate("return [outerWidth - innerWidth, outerHeight - innerHeight]");
+        let side = |at: usize| around[at].as_u64().expect("a length") as u32;
+        self.run("the window changes", self.session().set_window_rect(0, 0, width + side(0), height + side(1)));
     }
 
     /// What the browser shows, as PNG.
@@ -210,6 +221,10 @@ impl Drop for Browser {
             std::thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+fn by_testid(id: &str) -> Value {
+    format!("[data-testid=\"{id}\"]").into()
 }
 
 /// The driver and the port on which it listens. Its own files and those of the browser come below `home`.
