@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
             bodies![
                 a_key_is_switched_off_and_on,
                 a_key_is_rotated,
+                a_deletion_is_planned_and_cancelled,
+                what_is_refused_is_not_offered,
                 a_fault_strikes_until_it_is_cleared,
                 the_clock_is_moved,
                 two_languages,
@@ -66,6 +68,21 @@ fn cat(m: &Mounted, name: &str) -> Output {
 fn assert_refused(output: &Output, why: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains(why), "{:?}: {errors}", output.status);
+}
+
+/// Runs Python that makes what only the API makes, by the mock's example of a client; what it prints.
+fn on_the_account(m: &Mounted, script: &str) -> String {
+    let start = "import client, sys\nkms, mount_key = client.Kms(*sys.argv[1:4], client.native), sys.argv[4]\n";
+    let credential = m.kms().credential();
+    let done = Command::new("python3")
+        .args(["-c", &format!("{start}{script}")])
+        .args([&m.kms().endpoint(), &credential.access_key, &credential.secret_key, &m.key_id])
+        .env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("kms-mock/examples"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("python3 runs");
+    assert!(done.status.success(), "{}", text(&done));
+    String::from_utf8(done.stdout).expect("UTF-8")
 }
 
 /// Once the mount has forgotten a refusal, the right bytes.
@@ -121,6 +138,49 @@ fn a_key_is_rotated(setup: &Setup) {
     assert!(cat(&m, "cold").stdout == pattern(1, LEN) && cat(&m, "new").stdout == pattern(2, LEN));
     page.click(&format!("key-expand-{}", m.key_id));
     page.wait_for("both versions are listed", |page| page.count("tr.detail td .copy") == 2);
+    page.assert_no_trouble();
+}
+
+fn a_deletion_is_planned_and_cancelled(setup: &Setup) {
+    let m = with_a_cold_file(setup);
+    let page = console(&m);
+    let state = format!("key-state-{}", m.key_id);
+    // A second thought changes nothing.
+    page.click(&format!("key-delete-{}", m.key_id));
+    page.click("confirm-cancel");
+    page.click(&format!("key-delete-{}", m.key_id));
+    page.fill("confirm-days", "7");
+    assert_eq!(page.attribute(&state, "data-state"), "Enabled");
+    page.click("confirm-ok");
+    page.wait_for("the deletion is planned", |page| page.attribute(&state, "data-state") == "PendingDeletion");
+    assert_refused(&cat(&m, "cold"), "Permission denied");
+    page.click(&format!("key-cancel-deletion-{}", m.key_id));
+    page.click("confirm-ok");
+    page.wait_for("it is cancelled", |page| page.attribute(&state, "data-state") == "Enabled");
+    wait_until_readable(&m);
+    page.assert_no_trouble();
+}
+
+fn what_is_refused_is_not_offered(setup: &Setup) {
+    let m = Mounted::new(setup);
+    let made = on_the_account(
+        &m,
+        r#"
+made = kms.call("/cmkManage/createKey", keySpec="AES_256", keyUsage="ENCRYPT/DECRYPT", protectionLevel="SOFTWARE",
+                enableAutomaticRotation=False, origin="EXTERNAL")
+print(made["cmkUuid"], kms.call("/cmkManage/describeKey", cmkUuid="alias/ecs")["cmkUuid"])
+"#,
+    );
+    let (external, default) = made.trim().split_once(' ').expect("two ids");
+    let page = console(&m);
+    assert_eq!(page.text(&format!("key-state-{external}")), "Pending import");
+    let rotate = format!("key-rotate-{external}");
+    assert!(page.disabled(&rotate) && page.attribute(&rotate, "title").starts_with("Imported key material"));
+    assert!(!page.disabled(&format!("key-delete-{external}")));
+    for action in ["disable", "rotate", "delete"] {
+        assert!(page.disabled(&format!("key-{action}-{default}")), "{action}");
+        assert!(!page.disabled(&format!("key-{action}-{}", m.key_id)), "{action}");
+    }
     page.assert_no_trouble();
 }
 
@@ -205,11 +265,8 @@ fn nothing_is_asked_of_another_site(setup: &Setup) {
     page.assert_no_trouble();
 }
 
-/// An account with some history, beside the key of the mount, which is the first argument after endpoint and credential.
+/// An account with some history.
 const ACCOUNT: &str = r#"
-import client, sys
-kms = client.Kms(*sys.argv[1:4], client.native)
-
 def key(spec, alias, description, level="HSM", usage="ENCRYPT/DECRYPT", rotation=False):
     made = kms.call("/cmkManage/createKey", keySpec=spec, keyUsage=usage, protectionLevel=level, enableAutomaticRotation=rotation,
                     description=description, **({"rotationInterval": 90} if rotation else {}))
@@ -225,22 +282,15 @@ key("RSA_2048", "alias/handover", "For the archive's operator", level="SOFTWARE"
 kms.call("/cmkManage/enableDeletionProtection", cmkUuid=key("EC_SM2", "alias/contracts", "Signed contracts", usage="SIGN/VERIFY"))
 kms.call("/cmkManage/disableKey", cmkUuid=key("AES_256", "alias/backup-2024", "Backups of last year", level="SOFTWARE"))
 kms.call("/cmkManage/scheduleKeyDeletion", cmkUuid=key("AES_256", "alias/trial", "", level="SOFTWARE"), pendingWindowInDays=14)
-kms.call("/aliasManage/createAlias", aliasName="alias/kmsfs-home", cmkUuid=sys.argv[4])
-kms.call("/cmkManage/updateKeyDescription", cmkUuid=sys.argv[4], description="Home directories (kmsfs)")
+kms.call("/aliasManage/createAlias", aliasName="alias/kmsfs-home", cmkUuid=mount_key)
+kms.call("/cmkManage/updateKeyDescription", cmkUuid=mount_key, description="Home directories (kmsfs)")
 "#;
 
 /// Pictures for the README of the mock: of a mount at work and of trouble with its KMS.
 fn screenshots(setup: &Setup) {
     let mut m = with_a_cold_file(setup);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let credential = m.kms().credential();
-    let account = Command::new("python3")
-        .args(["-c", ACCOUNT, &m.kms().endpoint(), &credential.access_key, &credential.secret_key, &m.key_id])
-        .env("PYTHONPATH", root.join("kms-mock/examples"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .expect("python3 runs");
-    assert!(account.status.success(), "{}", text(&account));
+    on_the_account(&m, ACCOUNT);
     m.kms().rotate_key(&m.key_id).expect("rotated");
     for i in 0..12 {
         fs::write(m.path(format!("{i}")), pattern(i, 5000)).unwrap();

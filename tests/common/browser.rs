@@ -75,6 +75,7 @@ impl Browser {
         let started = WebDriver::builder(format!("http://127.0.0.1:{port}"), wanted).client(client);
         new.session = Some(new.run("the browser starts", async { started.await }));
         new.run("the page loads", new.session().goto(format!("{origin}{path}")));
+        // Then it has shown what it was told.
         new.wait_for("the page is connected", |page| page.attribute("connection", "data-state") == "connected");
         new
     }
@@ -111,6 +112,12 @@ impl Browser {
     pub fn attribute(&self, id: &str, name: &str) -> String {
         let script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? ''";
         self.ask(script, vec![by_testid(id), name.into()]).as_str().expect("a text").to_owned()
+    }
+
+    /// Whether a button cannot be clicked.
+    pub fn disabled(&self, id: &str) -> bool {
+        let script = "return document.querySelector(arguments[0]).disabled";
+        self.ask(script, vec![by_testid(id)]).as_bool().expect("a button")
     }
 
     /// How many elements a CSS selector finds that can be seen.

@@ -804,7 +804,7 @@ const faultRows = new Rows($("faults-body"), () => {
 
 const latencyRows = new Rows($("latency-list"), () => {
   const element = h("li", { class: "chip" });
-  return { elements: [element], update: (entry) => setText(element, `${entry.api ?? t("anyApi")}: ${entry.what}`) };
+  return { elements: [element], update: ({ api, what }) => setText(element, what === undefined ? t("noLatency") : `${api ?? t("anyApi")}: ${what}`) };
 });
 
 function showTrouble() {
@@ -813,7 +813,7 @@ function showTrouble() {
   setText($("count-trouble"), none ? "" : number(state.faults.length));
   setText($("faults-empty"), t(none ? "noFaults" : "faultsCount"));
   $("faults-clear").disabled = none;
-  latencyRows.show(state.latency.length > 0 ? state.latency : [{ api: null, what: t("noLatency") }], (entry) => entry.api ?? "");
+  latencyRows.show(state.latency.length > 0 ? state.latency : [{ api: null }], (entry) => entry.api ?? "");
   setText($("quota-now"), state.quota === null ? t("quotaNowNone") : t("quotaNow", { n: number(state.quota) }));
   follow($("quota"), state.quota ?? "");
   follow($("clock-set"), state.now.replace(/(\.\d+)?Z$/, ""));
