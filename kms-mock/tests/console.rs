@@ -167,7 +167,8 @@ fn calls_trouble_and_switches() {
     assert_eq!((&swallowed["calls"][0]["api"], &swallowed["calls"][0]["status"]), (&json!("encrypt"), &Value::Null));
     let (_, later) = page.send("GET", &format!("calls?since={}", swallowed["next"]), Value::Null);
     assert_eq!(later["calls"], json!([]));
-    // They are shown in the words in which they are given.
+    // Faults are shown in the words in which they are given.
+    assert_eq!(page.send("DELETE", "faults", Value::Null).0, 200);
     let given = json!([{"code": "KMS.0219", "step": 3}, {"http_status": 503}, {"kind": "drop_after"}, {"delay_ms": 5}]);
     assert_eq!(page.send("POST", "faults", given).0, 200);
     let state = page.send("GET", "state", Value::Null).1;
