@@ -16,6 +16,7 @@ use crate::access::AccessPoint;
 use crate::api::certificate::{manage, ukey};
 use crate::api::key_lifecycle::PENDING_WINDOW;
 use crate::api::key_version::{self, may_have_another, rotatable};
+use crate::api::step;
 use crate::clock::to_iso;
 use crate::control::{self, Answer, good, trouble};
 use crate::error::{self, Code, KMS_0203};
@@ -209,13 +210,38 @@ fn shown_access_points(service: &Service) -> Vec<Value> {
 }
 
 fn shown_fault(at: usize, waiting: &Waiting) -> Value {
-    let what = match &waiting.fault.kind {
-        FaultKind::Code(code) => code.clone(),
-        FaultKind::CodeAt { code, step } => format!("{code} (step {step})"),
-        other => format!("{other:?}"),
-    };
+    let what = fault_text(&waiting.fault.kind);
     let times = if waiting.fault.times == u32::MAX { -1 } else { i64::from(waiting.fault.times) };
     json!({"id": at, "api": waiting.fault.api, "times": times, "what": what})
+}
+
+/// In the words of the door that takes faults; the page has a text of its own for a kind that stands alone.
+fn fault_text(kind: &FaultKind) -> String {
+    let kind = match kind {
+        FaultKind::Code(code) => return code.clone(),
+        FaultKind::CodeAt { code, step } if *step == step::OPERATION => return code.clone(),
+        FaultKind::CodeAt { code, step } => return format!("{code} (step {step})"),
+        FaultKind::SoftError(code) => return format!("soft_error {code}"),
+        FaultKind::Status(status) => return format!("http_status {status}"),
+        FaultKind::Delay(delay) => return format!("delay_ms {}", delay.as_millis()),
+        FaultKind::Trickle { bytes_per_second } => return format!("trickle, {bytes_per_second} bytes a second"),
+        FaultKind::WithoutField(field) => return format!("without_field {field}"),
+        FaultKind::Hang => "hang",
+        FaultKind::Drop => "drop",
+        FaultKind::Reset => "reset",
+        FaultKind::DropAfter => "drop_after",
+        FaultKind::TruncateBody => "truncate_body",
+        FaultKind::OversizedBody => "oversized_body",
+        FaultKind::EmptyBody => "empty_body",
+        FaultKind::NotJson => "not_json",
+        FaultKind::ContentType => "content_type",
+        FaultKind::Gzip => "gzip",
+        FaultKind::LyingPlaintext => "lying_plaintext",
+        FaultKind::ShortPlaintext => "short_plaintext",
+        FaultKind::LyingBlob => "lying_blob",
+        FaultKind::LyingKeyId => "lying_key_id",
+    };
+    kind.to_owned()
 }
 
 fn latency_text(latency: &Latency) -> String {

@@ -154,7 +154,7 @@ fn calls_trouble_and_switches() {
     let id = client.create("AES_256");
     assert_eq!(page.send("POST", "faults", json!({"api": "encrypt", "code": "KMS.0514", "times": 2})).0, 200);
     let (_, state) = page.send("GET", "state", Value::Null);
-    assert_eq!(state["faults"][0]["times"], 2);
+    assert_eq!((&state["faults"][0]["times"], &state["faults"][0]["what"]), (&json!(2), &json!("KMS.0514")));
     client.encrypt(&id, b"x").refused(500, "KMS.0514");
     let (_, calls) = page.send("GET", "calls?since=0", Value::Null);
     let last = &calls["calls"][1];
@@ -169,6 +169,13 @@ fn calls_trouble_and_switches() {
     assert_eq!((&swallowed["calls"][0]["api"], &swallowed["calls"][0]["status"]), (&json!("encrypt"), &Value::Null));
     let (_, later) = page.send("GET", &format!("calls?since={}", swallowed["next"]), Value::Null);
     assert_eq!(later["calls"], json!([]));
+    // Faults are shown in the words in which they are given.
+    assert_eq!(page.send("DELETE", "faults", Value::Null).0, 200);
+    let given = json!([{"code": "KMS.0219", "step": 3}, {"http_status": 503}, {"kind": "drop_after"}, {"delay_ms": 5}]);
+    assert_eq!(page.send("POST", "faults", given).0, 200);
+    let state = page.send("GET", "state", Value::Null).1;
+    let shown: Vec<&Value> = state["faults"].as_array().expect("faults").iter().map(|fault| &fault["what"]).collect();
+    assert_eq!(json!(shown), json!(["KMS.0219 (step 3)", "http_status 503", "drop_after", "delay_ms 5"]));
     assert_eq!(page.send("DELETE", "faults", Value::Null).0, 200);
     client.encrypt(&id, b"x").data();
     assert_eq!(page.send("POST", "switches", json!({"skew_s": 100_000_000})).0, 200);

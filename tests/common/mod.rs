@@ -77,12 +77,21 @@ impl Suite {
         self
     }
 
+    /// Bodies that run only when they are asked for, with `--ignored`.
+    pub fn on_request(self, setups: &[Setup], bodies: &[Body]) -> Self {
+        self.ignored_on(setups, bodies)
+    }
+
     /// Bodies that act as several users, which only root can.
     pub fn rooted_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         if rustix::process::geteuid().is_root() {
             return self.on(setups, bodies);
         }
         eprintln!("skipped: {} tests need root", bodies.len() * setups.len());
+        self.ignored_on(setups, bodies)
+    }
+
+    fn ignored_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         let from = self.trials.len();
         let mut suite = self.on(setups, bodies);
         let rest = suite.trials.split_off(from);

@@ -60,7 +60,8 @@ impl Mounted {
         // Other users have to get through to the mount.
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("mode of the directory");
-        let kms = (!setup.dev).then(|| MockKms::start(MockConfig::default()).expect("the mock KMS starts"));
+        let config_of_kms = MockConfig { control: true, ..MockConfig::default() };
+        let kms = (!setup.dev).then(|| MockKms::start(config_of_kms).expect("the mock KMS starts"));
         let spec = if setup.suite == "sm4-gcm" { "Ctyun_SM4" } else { "AES_256" };
         let key_id = kms.as_ref().map(|kms| kms.create_key(spec).expect("a CMK")).unwrap_or_default();
         let backing = dir.path().join("backing");
@@ -239,7 +240,7 @@ impl Mounted {
     /// What the daemons have logged so far.
     pub fn log(&self) -> String {
         let read = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        read(self.log_path()) + &read(self.dir.path().join("stderr"))
+        format!("{}{}", read(self.log_path()), read(self.dir.path().join("stderr")))
     }
 
     pub fn wait_for_log(&self, words: &str) {

@@ -34,8 +34,8 @@ const POLL_SHARE = 0.1;
 const CALLS_KEPT = 500;
 const HTTP_STATUSES = [429, 500, 502, 503, 504];
 const FAULT_KINDS = [
-  "delay", "hang", "drop", "drop_after", "truncate_body", "oversized_body", "empty_body", "not_json", "lying_plaintext",
-  "short_plaintext", "lying_key_id", "without_field",
+  "delay", "hang", "drop", "reset", "drop_after", "truncate_body", "oversized_body", "empty_body", "not_json", "content_type", "gzip",
+  "lying_plaintext", "short_plaintext", "lying_blob", "lying_key_id", "without_field",
 ];
 const TABS = ["keys", "calls", "certificates", "access-points", "trouble"];
 
@@ -487,7 +487,7 @@ function keyNames(key) {
   return chips;
 }
 
-// Offers what the table of states (KMS.0203, KMS.0207, KMS.0230) and the kind of the key allow. The mock has the last word.
+// Offers what the table of states (KMS.0203, KMS.0207, KMS.0211, KMS.0230) and the kind of the key allow. The mock has the last word.
 function updateKeyButtons(buttons, key) {
   const pending = key.keyState === "PendingDeletion";
   const enabled = key.keyState === "Enabled";
@@ -501,7 +501,8 @@ function updateKeyButtons(buttons, key) {
   else swap(buttons.remove_key, buttons.cancelDeletion);
   const reason = key.isDefault ? "defaultKeyHint" : undefined;
   forbid(buttons.disable, reason ?? (enabled ? undefined : "notInThisState"));
-  forbid(buttons.rotate, reason ?? (enabled ? undefined : "notInThisState"));
+  const external = key.origin === "EXTERNAL" ? "externalHint" : undefined;
+  forbid(buttons.rotate, reason ?? external ?? (enabled ? undefined : "notInThisState"));
   forbid(buttons.remove_key, reason ?? (key.deletionProtection === "Enabled" ? "protectedHint" : undefined));
 }
 
@@ -657,10 +658,11 @@ function fillCallRow(row, call) {
   setText(api, call.api);
   setText(code, call.code ?? t("unanswered"));
   setText(status, call.status === null ? "" : String(call.status));
-  setText(message, call.message ?? "");
+  // Of a success the code says it all.
+  setText(message, outcome(call) === "ok" ? "" : call.message ?? "");
   setText(accessKey, call.access_key ?? "");
   accessKey.title = call.access_key ?? "";
-  setText(ms, call.ms === null || call.ms === undefined ? "" : call.ms.toFixed(1));
+  setText(ms, call.ms === null || call.ms === undefined ? "" : call.ms.toFixed(call.ms < 1 ? 2 : 1));
 }
 
 // The code decides: with soft errors every status is 200.
@@ -792,7 +794,8 @@ const faultRows = new Rows($("faults-body"), () => {
   return {
     elements: [h("tr", { role: "row", "data-testid": "fault-row" }, ...cells)],
     update: (fault) => {
-      setText(cells[0], fault.what);
+      setText(cells[0], has(`kind_${fault.what}`) ? t(`kind_${fault.what}`) : fault.what);
+      cells[0].classList.toggle("mono", !has(`kind_${fault.what}`));
       setText(cells[1], fault.api ?? t("anyApi"));
       setText(cells[2], fault.times < 0 ? t("untilCleared") : number(fault.times));
     },
@@ -801,7 +804,7 @@ const faultRows = new Rows($("faults-body"), () => {
 
 const latencyRows = new Rows($("latency-list"), () => {
   const element = h("li", { class: "chip" });
-  return { elements: [element], update: (entry) => setText(element, `${entry.api ?? t("anyApi")}: ${entry.what}`) };
+  return { elements: [element], update: ({ api, what }) => setText(element, what === undefined ? t("noLatency") : `${api ?? t("anyApi")}: ${what}`) };
 });
 
 function showTrouble() {
@@ -810,7 +813,7 @@ function showTrouble() {
   setText($("count-trouble"), none ? "" : number(state.faults.length));
   setText($("faults-empty"), t(none ? "noFaults" : "faultsCount"));
   $("faults-clear").disabled = none;
-  latencyRows.show(state.latency.length > 0 ? state.latency : [{ api: null, what: t("noLatency") }], (entry) => entry.api ?? "");
+  latencyRows.show(state.latency.length > 0 ? state.latency : [{ api: null }], (entry) => entry.api ?? "");
   setText($("quota-now"), state.quota === null ? t("quotaNowNone") : t("quotaNow", { n: number(state.quota) }));
   follow($("quota"), state.quota ?? "");
   follow($("clock-set"), state.now.replace(/(\.\d+)?Z$/, ""));
