@@ -283,6 +283,20 @@ kms.call("/cmkManage/enableDeletionProtection", cmkUuid=key("EC_SM2", "alias/con
 kms.call("/cmkManage/disableKey", cmkUuid=key("AES_256", "alias/backup-2024", "Backups of last year", level="SOFTWARE"))
 kms.call("/cmkManage/scheduleKeyDeletion", cmkUuid=key("AES_256", "alias/trial", "", level="SOFTWARE"), pendingWindowInDays=14)
 kms.call("/aliasManage/createAlias", aliasName="alias/kmsfs-home", cmkUuid=mount_key)
+
+def request(spec, name, level):
+    return kms.call("/manageCertificate/createCertificate", keySpec=spec, subject=f"C=CN,O=Example,CN={name}", protectionLevel=level,
+                    subjectAlternativeNames=[name], exportablePrivateKey=0)
+
+request("SM2", "www.example.com", "0")
+request("RSA2048", "mail.example.com", "1")
+vpc = kms.call("/accessPoint/listVpcs")["vpcs"][0]["vpcId"]
+subnet = kms.call("/accessPoint/listSubnets", vpcId=vpc)["subnets"][0]["subnetId"]
+point = kms.call("/accessPoint/createAccessPoint", name="backup-host", vpcId=vpc, subnetId=subnet)["accessPointId"]
+kms.call("/accessPoint/createAccessKey", accessPointId=point)
+resources = [{"resourceType": "CMK", "resourceId": invoices, "allowed": True}]
+kms.call("/accessPoint/updateResourcePermissions", accessPointId=point, resources=resources)
+
 kms.call("/cmkManage/updateKeyDescription", cmkUuid=mount_key, description="Home directories (kmsfs)")
 "#;
 

@@ -42,8 +42,11 @@ class Kms:
 
 
 def native(kms, path, fields, _body):
-    """Profile N: the values of all fields and of accessKey, in the order of their names."""
-    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+    """Profile N: the values of all fields and of accessKey, in the order of their names; lists and objects as compact JSON."""
+    def text(value):
+        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+    values = {name: text(value) for name, value in fields.items()}
     values["accessKey"] = kms.access_key
     content = "\n".join(value for _, value in sorted(values.items()))
     md5 = base64.b64encode(hashlib.md5(content.encode()).digest()).decode()
@@ -79,6 +82,7 @@ def main(endpoint="http://127.0.0.1:7380", credentials="./kms/credentials.toml")
         key = kms.call(
             "/cmkManage/createKey",
             keySpec="AES_256", keyUsage="ENCRYPT/DECRYPT", protectionLevel="SOFTWARE", enableAutomaticRotation=False,
+            tags=[{"tagKey": "from", "tagValue": "client.py"}],
         )
         print(f"{sign.__name__}: key {key['cmkUuid']}")
         data_key = kms.call("/keyCompute/generateDataKey", cmkUuid=key["cmkUuid"])
