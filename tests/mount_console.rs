@@ -204,10 +204,10 @@ fn a_fault_strikes_until_it_is_cleared(setup: &Setup) {
 
 fn the_clock_is_moved(setup: &Setup) {
     let m = with_a_cold_file(setup);
-    let page = console(&m);
+    let page = Browser::open(&m.kms().endpoint(), "/__mock/console/#trouble");
+    assert_eq!(page.evaluate("return scrollY"), 0, "a tab that is linked to is shown from its top");
     let today = page.text("now");
     assert_eq!(page.text("clock-shift"), "");
-    page.click("tab-trouble");
     page.click("clock-day");
     page.wait_for_text("clock-shift", "+1 d");
     assert!(page.text("now")[..10] > today[..10], "{today} and a day is {}", page.text("now"));
@@ -232,9 +232,11 @@ fn two_languages(setup: &Setup) {
     expect("en", "Keys", "Disable", "Enabled");
     page.click("lang-zh");
     expect("zh-CN", "密钥", "禁用", "已启用");
-    // The choice outlives the page.
-    page.evaluate("location.reload()");
-    page.wait_for_text("connection", "已连接");
+    // The choice outlives the page, as the tab does.
+    page.click("tab-trouble");
+    page.reload();
+    page.wait_for("the tab is open", |page| page.count("#trouble") == 1);
+    page.click("tab-keys");
     expect("zh-CN", "密钥", "禁用", "已启用");
     page.click("lang-en");
     expect("en", "Keys", "Disable", "Enabled");

@@ -75,9 +75,18 @@ impl Browser {
         let started = WebDriver::builder(format!("http://127.0.0.1:{port}"), wanted).client(client);
         new.session = Some(new.run("the browser starts", async { started.await }));
         new.run("the page loads", new.session().goto(format!("{origin}{path}")));
-        // Then it has shown what it was told.
-        new.wait_for("the page is connected", |page| page.attribute("connection", "data-state") == "connected");
+        new.wait_until_connected();
         new
+    }
+
+    pub fn reload(&self) {
+        self.run("the page loads again", self.session().refresh());
+        self.wait_until_connected();
+    }
+
+    /// Then it has shown what it was told.
+    fn wait_until_connected(&self) {
+        self.wait_for("the page is connected", |page| page.attribute("connection", "data-state") == "connected");
     }
 
     /// Clicks the element with this `data-testid`.
