@@ -5,7 +5,7 @@ mod common;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use common::*;
-use kms_mock::{MockConfig, MockKms, PayloadMode};
+use kms_mock::{MockConfig, MockKms, PayloadMode, SeedFile};
 use serde_json::{Value, json};
 
 /// A mock in each payload mode.
@@ -225,4 +225,34 @@ fn blobs_of_another_mode_do_not_open() {
     switches.payload_mode = PayloadMode::Legacy;
     mock.set_switches(switches);
     client.decrypt(&blob).refused(400, "KMS.0219");
+}
+
+/// The block ciphers themselves: GB/T 32907, appendix A.1, and FIPS 197, appendix C.3. A legacy payload is ECB, and begins with
+/// the block of the standard.
+#[test]
+fn ciphers_of_the_standards() {
+    for (spec, key, plain, cipher) in [
+        (
+            "Ctyun_SM4",
+            "0123456789abcdeffedcba9876543210",
+            "0123456789abcdeffedcba9876543210",
+            "681edf34d206965e86b3e94f536e4246",
+        ),
+        (
+            "AES_256",
+            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+            "00112233445566778899aabbccddeeff",
+            "8ea2b7ca516745bfeafc49904b496089",
+        ),
+    ] {
+        let material = BASE64.encode(hex::decode(key).expect("hex"));
+        let keys = json!([{"id": NO_KEY, "spec": spec, "versions": [{"id": NO_KEY, "material": material}]}]);
+        let seed_file = SeedFile::from_json(&json!({"keys": keys}).to_string()).expect("a good file");
+        let config = MockConfig { seed_file, payload_mode: PayloadMode::Legacy, ..MockConfig::default() };
+        let mock = MockKms::start(config).expect("starts");
+        let blob = Client::new(&mock).encrypt(NO_KEY, &hex::decode(plain).expect("hex")).text("ciphertextBlob");
+        let blob = BASE64.decode(blob).expect("Base64");
+        // Two blocks: one of text, one of padding.
+        assert_eq!(hex::encode(&blob[blob.len() - 32..][..16]), cipher, "{spec}");
+    }
 }
