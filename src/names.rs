@@ -229,8 +229,9 @@ impl Names<'_> {
         self.keys.xattrs.open(&[name, salt], sealed).map_err(|_| NameError::Unverified)
     }
 
+    /// `user.` alone is no name, which the backing says best.
     fn encrypts_xattr(&self, name: &[u8]) -> bool {
-        self.mode == NameMode::Encrypted && name.starts_with(b"user.")
+        self.mode == NameMode::Encrypted && name.strip_prefix(b"user.").is_some_and(|rest| !rest.is_empty())
     }
 
     fn suite(&self) -> Suite {

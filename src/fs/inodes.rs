@@ -156,6 +156,18 @@ impl Inode {
         }
     }
 
+    /// The kernel has forgotten the inode. Files that were found in a directory point to it still; once it is removed, nothing
+    /// can be found in it again, and its descriptor would be held for as long as any of them is known.
+    fn forgotten(&self) {
+        let mut fd = self.fd.lock();
+        let removed = fd.as_ref().is_some_and(|fd| backing::stat(fd.as_fd()).is_ok_and(|stat| stat.st_nlink == 0));
+        if removed {
+            self.dead.store(true, Ordering::Relaxed);
+            *fd = None;
+            self.descriptors.lost();
+        }
+    }
+
     /// The generation for a reply to a look-up.
     pub fn tell_generation(&self) -> u64 {
         let generation = self.correction.lock().generation;
@@ -310,7 +322,12 @@ impl Inodes {
                 let gone = shard.remove(&id);
                 // Its descriptor is closed outside the lock.
                 drop(shard);
-                drop(gone);
+                if let Some(Known { inode, .. }) = gone
+                    && inode.kind == FileType::Directory
+                    && Arc::strong_count(&inode) > 1
+                {
+                    inode.forgotten();
+                }
             }
         }
     }
