@@ -31,10 +31,11 @@ begin() {
     trap 'exit 130' INT TERM
 }
 
-# Every mount below the directory, the last first, and the loop devices of files in it.
+# Every mount below the directory, the last first, and the loop devices of files in it. $1: but this one.
 unmount_all() {
     local target kind device file
     while read -r target kind; do
+        [ "$target" != "${1:-}" ] || continue
         # Ours waits until the daemon has ended.
         if [ "$kind" = fuse.kmsfs ]; then timeout 60 "$kmsfs" umount "$target" && continue; fi
         umount "$target" || umount -l "$target" || fusermount3 -uz "$target"
@@ -54,10 +55,12 @@ finish() {
 }
 
 # check NAME FUNCTION: runs it in a shell that ends at the first failure, at most $deadline seconds, as $user if that
-# is set. Status 77 is skipped, for the reason that the last line says (see skip).
+# is set. With ONLY those whose name it matches, a regular expression. Status 77 is skipped, for the reason that the
+# last line says (see skip).
 check() {
     local name=$1 start=$SECONDS status=0 as=()
     shift
+    [[ $name =~ (${ONLY:-.}|init and mount$|, unmounted$) ]] || return 0
     if [ -n "$user" ]; then
         as=(setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env "HOME=$home")
     fi
@@ -78,6 +81,7 @@ check() {
         124 | 137) echo "deadline: not done after ${deadline:-900} s" >>"$log" ;;
     esac
     failed=$((failed + 1))
+    unmount_all "$mnt"
     echo "FAILED  $suite: $name"
     tail -n "${log_lines:-15}" "$log" | sed 's/^/        /'
     return 0

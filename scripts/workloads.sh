@@ -6,7 +6,7 @@
 #
 # As root: it mounts, makes devices and acts as other users. --install installs from Debian what is missing. Without
 # KMSFS the release binary is built. The volumes are --dev volumes in a temporary directory (under $TMPDIR) that is
-# removed in the end. What needs the network is skipped where there is none.
+# removed in the end. What needs the network is skipped where there is none. ONLY='overlay|tar' runs those checks alone.
 set -u
 
 . "$(dirname "$0")/checks.sh"
@@ -127,7 +127,7 @@ tree_all() {
 # The same to an overlay and to a plain copy.
 change_tree() {
     local dir=$1
-    echo more >>"$dir/large"
+    echo more >>"$dir/deep/er/file 1"
     echo new >"$dir/new"
     chmod 640 "$dir/program"
     chown 7:8 "$dir/nothing"
@@ -151,6 +151,8 @@ overlay_tree() {
 
 overlay_on() { # lower, upper and work: directories
     dir=$work/merged
+    # Also of a run that failed.
+    rm -rf "$2" "$3" "$work/plain"
     mkdir -p "$dir" "$2" "$3" "$work/plain"
     tree "$1" >"$work/lower-before"
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$dir"
@@ -169,6 +171,7 @@ overlay_on() { # lower, upper and work: directories
 }
 
 overlay_lower() {
+    rm -rf "$mnt/lower"
     make_kinds "$mnt/lower"
     mkdir -p "$work/tmpfs"
     # Below this may be an overlay, which cannot be an upper layer.
@@ -178,6 +181,7 @@ overlay_lower() {
 }
 
 overlay_upper() {
+    rm -rf "$work/lower"
     make_kinds "$work/lower"
     overlay_on "$work/lower" "$mnt/upper" "$mnt/upper-work"
     rm -rf "$work/lower"
@@ -707,7 +711,6 @@ END
 
 user_rsync() {
     rsync -aHAX "$work/files/" "$mnt/files/"
-    rsync_nothing "$mnt/files" "$work/home/files" 2>/dev/null && false
     rsync -aHAX "$mnt/files/" "$work/home/files/"
     rsync_nothing "$mnt/files" "$work/home/files"
     remount
@@ -724,11 +727,18 @@ clean_end() {
     "$kmsfs" umount "$mnt"
 }
 
-make_volume() { "$kmsfs" init --dev --suite "$suite" "$work/$suite" && mount_it; }
+make_volume() {
+    "$kmsfs" init --dev --suite "$suite" "$work/$suite"
+    mount_it
+    # For the other users.
+    chmod 755 "$mnt"
+}
+
 # --- all of it -------------------------------------------------------------------------------------------------------
 
+suite=setup
 make_files "$work/files"
-if needs git git; then (make_history) >"$log" 2>&1 || cat "$log"; fi
+if command -v git >/dev/null; then deadline=60 check "a repository for git" make_history; fi
 
 for suite in aes-256-gcm sm4-gcm; do
     all=false
@@ -782,7 +792,7 @@ for suite in aes-256-gcm sm4-gcm; do
         if needs sqlite sqlite3; then
             deadline=90 check "as nobody: sqlite3, WAL, five writers" sqlite_together wal "$mnt/nobody"
         fi
-        if needs inotify inotifywait setfattr; then deadline=60 check "as nobody: locks" locks "$mnt/nobody"; fi
+        if needs locks "$python"; then deadline=60 check "as nobody: locks" locks "$mnt/nobody"; fi
         user=''
     fi
     deadline=60 check "everything removed, unmounted" clean_end
