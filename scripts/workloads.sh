@@ -118,8 +118,12 @@ make_kinds() {
 # tree, with ACLs and xattrs.
 tree_all() {
     tree "$1"
+    attributes "$1"
+}
+
+attributes() {
     (cd "$1" && find . -not -type l -print0 | sort -z | xargs -0 getfacl -np)
-    (cd "$1" && find . -not -type l -print0 | sort -z | xargs -0 getfattr -d -m - -e hex | sort)
+    (cd "$1" && find . -not -type l -print0 | sort -z | xargs -0 getfattr -d -m - -e hex)
 }
 
 # --- other file systems ----------------------------------------------------------------------------------------------
@@ -143,10 +147,11 @@ change_tree() {
     find "$dir" -depth -newermt 2022-01-01 -exec touch -h -d '2023-04-05 06:07:08.111' {} +
 }
 
-# The names, kinds, modes, owners, contents; hard links of the lower layer come apart.
+# Without the number of names: hard links of the lower layer come apart.
 overlay_tree() {
     (cd "$1" && find . -type d -printf '%P %y %m %U %G\n' -o -printf '%P %y %m %U %G %s %T@ %l\n' | sort)
     sums "$1"
+    attributes "$1"
 }
 
 overlay_on() { # lower, upper and work: directories
@@ -266,7 +271,10 @@ git_large() { # where
     git worktree remove ../tree
     for n in 1 2 3; do echo "$n" >"mine-$n"; git add "mine-$n"; git commit -qm "mine $n"; done
     git rebase -q --onto origin/main~5 origin/main main
-    git stash -q 2>/dev/null || true
+    echo stashed >>mine-1
+    git stash -q
+    git stash pop -q
+    git checkout -q mine-1
     git gc -q --prune=now
     git repack -adq
     git fsck --full --strict
@@ -393,6 +401,11 @@ rsync_both_ways() {
     rsync_nothing "$work/kinds" "$mnt/rsync"
     remount
     rsync_nothing "$work/kinds" "$mnt/rsync"
+    # That there is something to compare.
+    tree_all "$work/kinds" >"$work/listing"
+    for found in user.binary user.empty security.capability trusted.thing group:4321:r default:user:1234 large; do
+        grep -qF "$found" "$work/listing"
+    done
     diff <(tree_all "$work/kinds") <(tree_all "$mnt/rsync")
     rsync -aHAXS "$mnt/rsync/" "$work/back/"
     rsync_nothing "$mnt/rsync" "$work/back"
