@@ -732,6 +732,40 @@ user_rsync() {
     rm -rf "$mnt/files" "$work/home/files"
 }
 
+# What an owner may do at each mode, said in words.
+modes_in() {
+    cd "$1"
+    for mode in 000 100 200 300 400 500 600 700; do
+        mkdir "dir-$mode" && chmod "$mode" "dir-$mode" && rmdir "dir-$mode" && echo "$mode removed"
+        mkdir "dir-$mode" other && chmod "$mode" "dir-$mode" && mv -T other "dir-$mode" && echo "$mode replaced"
+        chmod 700 "dir-$mode" && echo in >"dir-$mode/file" && chmod "$mode" "dir-$mode"
+        rmdir "dir-$mode"
+        cat "dir-$mode/file"
+        echo more >"dir-$mode/other"
+        mv "dir-$mode" "moved-$mode"
+        # A file that may be written but not read is another matter: docs/SEMANTICS.md.
+        case $mode in 200 | 300) continue ;; esac
+        echo text >"file-$mode" && chmod "$mode" "file-$mode"
+        cat "file-$mode"
+        echo more >>"file-$mode"
+        touch -d 2020-01-01 "file-$mode"
+        setfattr -n user.x -v y "file-$mode"
+        stat -c '%a %s %Y' "file-$mode"
+        chmod 600 "file-$mode" && getfattr -d "file-$mode"
+    done
+    chmod 700 moved-*
+    find . -printf '%P %y %m\n' | sort
+}
+
+modes() { # a directory below the mount, one outside
+    mkdir "$1" "$2"
+    (set +e; modes_in "$1") >"$home/in" 2>&1
+    (set +e; modes_in "$2") >"$home/out" 2>&1
+    diff "$home/out" "$home/in"
+    [ "$(wc -l <"$home/in")" -gt 50 ]
+    rm -rf "$1" "$2"
+}
+
 own_directory() { install -d -o "$user" "$1"; }
 
 clean_end() {
@@ -832,6 +866,9 @@ if needs "a mount of nobody's" setpriv fusermount3; then
             deadline=60 check "nobody's mount: sqlite3 after a remount" sqlite_again
         fi
         if needs locks "$python"; then deadline=60 check "nobody's mount: locks" locks "$mnt"; fi
+        if needs modes setfattr getfattr; then
+            deadline=60 check "nobody's mount: modes as below the mount" modes "$mnt/modes" "$home/modes"
+        fi
         deadline=60 check "nobody's mount: everything removed, unmounted" clean_end
     fi
 fi
