@@ -5,7 +5,7 @@ set -u
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 passed=0 failed=0 skipped=0
-suite='' user=''
+suite='' user='' running=''
 mount_option_text=''
 
 # begin NAME [KMSFS]: the binary (without one the release build), the directory to work in, the mount point.
@@ -47,9 +47,16 @@ unmount_all() {
     fi
 }
 
+# What a script has to end beside; it may say so again.
+at_end() { :; }
+
 finish() {
     trap - EXIT
     cd /
+    if [ -n "$running" ]; then
+        kill "$running" && wait "$running"
+    fi 2>/dev/null
+    at_end
     unmount_all
     rm -rf --one-file-system "$work"
 }
@@ -64,9 +71,12 @@ check() {
     if [ -n "$user" ]; then
         as=(setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env "HOME=$home")
     fi
-    # The shells that handle SIGTERM run their EXIT trap.
+    # In the background, for a signal would have to wait for it otherwise.
     timeout --kill-after=15 "${deadline:-900}" ${as[@]+"${as[@]}"} \
-        bash -euc 'trap "exit 143" TERM; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null || status=$?
+        bash -euc 'trap "exit 143" TERM; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null &
+    running=$!
+    wait "$running" || status=$?
+    running=''
     case $status in
         0)
             passed=$((passed + 1))

@@ -344,6 +344,13 @@ pg_whole() {
 }
 pg_end() { [ ! -e "$mnt/pg/data/postmaster.pid" ] || pg stop -m immediate || true; }
 
+# A server whose check was killed.
+at_end() {
+    if [ -s "$mnt/pg/data/postmaster.pid" ]; then
+        kill -QUIT "$(head -n 1 "$mnt/pg/data/postmaster.pid")" && sleep 1
+    fi 2>/dev/null
+}
+
 postgresql() {
     trap pg_end EXIT
     install -d -o postgres -g postgres "$mnt/pg" "$mnt/pg/run"
