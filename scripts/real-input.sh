@@ -7,71 +7,9 @@
 # $TMPDIR) that is removed in the end. BIG_MIB is the size of the big file, 3072 by default.
 set -u
 
-repo=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/checks.sh"
 big_mib=${BIG_MIB:-3072}
-kmsfs=${1:-${KMSFS:-}}
-if [ -z "$kmsfs" ]; then
-    (cd "$repo" && cargo build --release --quiet --bin kmsfs) || exit 2
-    kmsfs=${CARGO_TARGET_DIR:-$repo/target}/release/kmsfs
-fi
-kmsfs=$(realpath -e "$kmsfs") || exit 2
-if [ ! -c /dev/fuse ]; then
-    echo "skipped: no /dev/fuse"
-    echo "0 passed, 0 failed, everything skipped"
-    exit 0
-fi
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-real-XXXXXX")
-export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
-mnt=$work/mnt
-log=$work/output
-passed=0 failed=0 skipped=0
-mkdir "$mnt"
-
-finish() {
-    cd /
-    if mountpoint -q "$mnt" || grep -qF " $mnt " /proc/self/mountinfo; then
-        "$kmsfs" umount "$mnt" 2>/dev/null || umount -l "$mnt" 2>/dev/null || fusermount3 -uz "$mnt" 2>/dev/null
-    fi
-    rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
-
-# check NAME FUNCTION: runs it in a subshell that ends at the first failure.
-check() {
-    local name=$1 start=$SECONDS
-    shift
-    # Not in a condition: that would switch -e off inside.
-    (set -e; "$@") >"$log" 2>&1
-    if [ $? -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $suite: $name ($((SECONDS - start)) s)"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $suite: $name"
-        tail -n 15 "$log" | sed 's/^/        /'
-    fi
-}
-
-# needs NAME TOOL...: whether the tools are there; else the check counts as skipped.
-needs() {
-    local name=$1 tool
-    shift
-    for tool in "$@"; do
-        if ! command -v "$tool" >/dev/null; then
-            skipped=$((skipped + 1))
-            echo "skipped $suite: $name: no $tool"
-            return 1
-        fi
-    done
-}
-
-mount_it() { "$kmsfs" mount --dev "$work/$suite" "$mnt"; }
-remount() { "$kmsfs" umount "$mnt" && mount_it; }
-
-# Checksums of all files below a directory, in an order of their own.
-sums() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum); }
+begin real "$@"
 
 make_source() {
     mkdir -p "$work/src"
@@ -279,6 +217,4 @@ for suite in aes-256-gcm sm4-gcm; do
     rm -rf "${work:?}/$suite"
 done
 
-[ $skipped -eq 0 ] || echo "$skipped skipped"
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+summary

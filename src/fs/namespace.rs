@@ -402,30 +402,26 @@ impl Fs {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(call()?);
         }
-        let contents = self.contents(&victim)?;
-        if contents.entries {
-            return Err(Errno::NOTEMPTY.into());
-        }
-        for link in &contents.orphans {
-            // Left by a crash between a long name's link and its entry: it names nothing.
-            backing::unlink(victim.as_fd(), link)?;
-        }
-        let marker = match backing::read_link(victim.as_fd(), MARKER) {
-            Ok(target) => target,
-            Err(Errno::NOENT) => return Ok(call()?),
-            Err(e) => return Err(e.into()),
-        };
-        // Removing a directory needs no right to write in it; removing its marker does.
+        // Removing a directory needs no right in it; seeing that it is empty and removing its marker does.
         let mode = stat.st_mode;
-        let opened = match backing::unlink(victim.as_fd(), MARKER) {
-            Err(Errno::ACCESS) => {
-                backing::chmod(victim.as_fd(), mode | 0o700)?;
-                backing::unlink(victim.as_fd(), MARKER)?;
-                true
+        let mut opened = false;
+        let mut taken = self.take_marker(&victim);
+        if matches!(taken, Err(FsError::Backing(Errno::ACCESS))) {
+            backing::chmod(victim.as_fd(), mode | 0o700)?;
+            opened = true;
+            taken = self.take_marker(&victim);
+        }
+        let close = || {
+            if opened {
+                let _ = backing::chmod(victim.as_fd(), mode);
             }
-            other => {
-                other?;
-                false
+        };
+        let marker = match taken {
+            Ok(Some(marker)) => marker,
+            Ok(None) => return Ok(call().inspect_err(|_| close())?),
+            Err(e) => {
+                close();
+                return Err(e);
             }
         };
         let known = self.inodes.find(self.inodes.id_of(stat.st_ino));
@@ -440,11 +436,28 @@ impl Fs {
             if let Err(e) = backing::symlink(&marker, victim.as_fd(), MARKER) {
                 tracing::error!(parent = parent.id, "an empty directory lost its marker: {e}");
             }
-            if opened {
-                let _ = backing::chmod(victim.as_fd(), mode);
-            }
+            close();
         }
         Ok(called?)
+    }
+
+    /// Removes the marker of a directory that holds nothing else, and gives its target; none if there is no marker.
+    fn take_marker(&self, victim: &OwnedFd) -> Result<Option<Vec<u8>>> {
+        let contents = self.contents(victim)?;
+        if contents.entries {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        for link in &contents.orphans {
+            // Left by a crash between a long name's link and its entry: it names nothing.
+            backing::unlink(victim.as_fd(), link)?;
+        }
+        let marker = match backing::read_link(victim.as_fd(), MARKER) {
+            Ok(target) => target,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        backing::unlink(victim.as_fd(), MARKER)?;
+        Ok(Some(marker))
     }
 
     /// What a directory holds beside its marker.
