@@ -41,27 +41,41 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// What was done, for the message of a failure.
+/// What was done. A failure, whatever it is, prints the last of it.
 struct History {
+    of: String,
     lines: Vec<String>,
     trace: bool,
 }
 
 impl History {
-    fn new() -> Self {
-        Self { lines: Vec::new(), trace: std::env::var_os("FSX_TRACE").is_some() }
+    fn new(of: String) -> Self {
+        Self { of, lines: Vec::new(), trace: std::env::var_os("FSX_TRACE").is_some() }
     }
 
     fn add(&mut self, line: String) {
         if self.trace {
-            eprintln!("{}: {line}", self.lines.len());
+            eprintln!("{}: {}: {line}", self.of, self.lines.len());
         }
         self.lines.push(line);
     }
+}
 
-    fn last(&self) -> String {
-        let from = self.lines.len().saturating_sub(60);
-        format!("operation {}, after\n{}", self.lines.len(), self.lines[from..].join("\n"))
+impl Drop for History {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let from = self.lines.len().saturating_sub(60);
+            eprintln!(
+                "{}, operation {}, after
+{}",
+                self.of,
+                self.lines.len(),
+                self.lines[from..].join(
+                    "
+"
+                )
+            );
+        }
     }
 }
 
@@ -103,10 +117,11 @@ impl Tracked {
     }
 
     fn put(&mut self, at: u64, bytes: &[u8]) {
-        let end = at as usize + bytes.len();
-        if !bytes.is_empty() && self.data.len() < end {
-            self.data.resize(end, 0);
+        if bytes.is_empty() {
+            return;
         }
+        let end = at as usize + bytes.len();
+        self.data.resize(self.data.len().max(end), 0);
         self.data[at as usize..end].copy_from_slice(bytes);
     }
 
@@ -197,19 +212,21 @@ fn two_files_in_every_way(setup: &Setup) {
     eprintln!("FSX_SEED={seed} FSX_OPS={ops}");
     let mount = Mounted::new(setup);
     let files = ["a", "b"].map(|name| Tracked::new(mount.path(name), Vec::new()));
-    let mut run = Run { mount, random: Random(seed), files, history: History::new(), seed };
+    let history = History::new(format!("{}, FSX_SEED={seed}", setup.name));
+    let mut run = Run { random: Random(seed), files, history, mount };
     for _ in 0..ops {
         run.step();
     }
     run.remount();
+    run.files.iter_mut().for_each(|file| file.open = None);
 }
 
 struct Run {
-    mount: Mounted,
     random: Random,
     files: [Tracked; 2],
     history: History,
-    seed: u64,
+    /// Dropped after the files, which keep it busy.
+    mount: Mounted,
 }
 
 impl Run {
@@ -228,7 +245,7 @@ impl Run {
             340.. => self.change(which),
         }
         let size = self.files[which].open().cached.metadata().unwrap().len();
-        assert_eq!(size, self.files[which].size(), "size of {which}: {}", self.story());
+        assert_eq!(size, self.files[which].size(), "size of {which}");
     }
 
     fn remount(&mut self) {
@@ -267,12 +284,12 @@ impl Run {
         let file = &mut self.files[which];
         let cached = &file.open().cached;
         let Ok(hole) = seek_hole(cached, at) else {
-            assert!(at >= size, "no hole at the end: {}", self.story());
+            assert!(at >= size, "no hole at the end");
             return;
         };
         let data = seek_data(cached, hole).unwrap_or(size).max(hole);
         let zeros = file.wanted(hole, data - hole).iter().all(|&b| b == 0);
-        assert!(zeros, "data in the hole {hole}..{data} of {which}: {}", self.story());
+        assert!(zeros, "data in the hole {hole}..{data} of {which}");
     }
 
     fn change(&mut self, which: usize) {
@@ -361,7 +378,7 @@ impl Run {
         self.files.iter_mut().for_each(|file| _ = file.open());
         let [from_file, to_file] = [source, which].map(|i| &self.files[i].open.as_ref().expect("just opened").cached);
         let done = copy_file_range(from_file, from, to_file, at, len as usize).unwrap() as u64;
-        assert!(done > 0 && done <= len, "{done} of {len} copied: {}", self.story());
+        assert!(done > 0 && done <= len, "{done} of {len} copied");
         let bytes = self.files[source].wanted(from, done).to_vec();
         self.files[which].put(at, &bytes);
     }
@@ -397,20 +414,16 @@ impl Run {
         self.history.add(format!("{which}: read {at}+{len} by {way:?}"));
         let seen = self.files[which].read(way, at, len);
         if let Some(difference) = difference(&seen, self.files[which].wanted(at, len), at) {
-            panic!("{which}, read by {way:?}, {difference}: {}", self.story());
+            panic!("{which}, read by {way:?}, {difference}");
         }
     }
 
     fn check_all(&mut self, which: usize) {
         let size = self.files[which].open().cached.metadata().unwrap().len();
-        assert_eq!(size, self.files[which].size(), "size of {which}: {}", self.story());
+        assert_eq!(size, self.files[which].size(), "size of {which}");
         if size > 0 {
             self.check(which, 0, size);
         }
-    }
-
-    fn story(&self) -> String {
-        format!("FSX_SEED={}, {}", self.seed, self.history.last())
     }
 }
 
@@ -515,14 +528,15 @@ impl Worker {
 
     fn run(&self) {
         let mut file = Tracked::new(self.file.clone(), fs::read(&self.model).expect("the model"));
-        let (mut random, mut history) = (Random(self.seed), History::new());
+        let (mut random, mut history) =
+            (Random(self.seed), History::new(format!("process {}, seed {}", self.index, self.seed)));
         let pieces = pieces(self.index);
         for _ in 0..self.ops {
             let (at, len) = pieces[random.below(pieces.len() as u64) as usize];
             self.step(&mut file, at, len, &mut random, &mut history);
         }
         for &(at, len) in &pieces {
-            self.check(&mut file, Way::random(&mut random), at, len, &history);
+            self.check(&mut file, Way::random(&mut random), at, len);
         }
         drop(file.open.take());
         fs::write(&self.model, &file.data).expect("the model");
@@ -586,16 +600,15 @@ impl Worker {
             _ => {
                 let way = Way::random(random);
                 history.add(format!("read {start}+{len} by {way:?}"));
-                self.check(file, way, start, len, history);
+                self.check(file, way, start, len);
             }
         }
     }
 
-    fn check(&self, file: &mut Tracked, way: Way, at: u64, len: u64, history: &History) {
+    fn check(&self, file: &mut Tracked, way: Way, at: u64, len: u64) {
         let seen = file.read(way, at, len);
         if let Some(difference) = difference(&seen, file.wanted(at, len), at) {
-            let story = history.last();
-            panic!("process {} with seed {}, read by {way:?}, {difference}: {story}", self.index, self.seed);
+            panic!("read by {way:?}, {difference}");
         }
     }
 }
