@@ -2,7 +2,8 @@
 //! calls, shared mappings that stay through truncation, O_DIRECT, holes, copies; by one process and by two.
 //!
 //! `FSX_OPS` is how many operations a test does, `FSX_SEED` the one seed to do them with, `FSX_TRACE=1` prints each
-//! before it is done. A hundred thousand take some minutes, by the binary itself, since nextest ends what takes long.
+//! before it is done. `FSX_BEHIND=1` writes to mappings behind the end of the file too, which must never be seen: older
+//! kernels show it when the file grows. A hundred thousand take some minutes, by the binary itself, since nextest ends what takes long.
 
 mod common;
 
@@ -103,7 +104,7 @@ impl Tracked {
         self.open.get_or_insert_with(|| {
             let cached = open_rw(&self.path);
             let direct = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(&self.path).unwrap();
-            let map = Map::new(&cached, SIZE_MAX as usize, true).unwrap();
+            let map = Map::new(&cached, SIZE_MAX.next_multiple_of(BLOCK) as usize, true).unwrap();
             Open { cached, direct, map }
         })
     }
@@ -213,7 +214,8 @@ fn two_files_in_every_way(setup: &Setup) {
     let mount = Mounted::new(setup);
     let files = ["a", "b"].map(|name| Tracked::new(mount.path(name), Vec::new()));
     let history = History::new(format!("{}, FSX_SEED={seed}", setup.name));
-    let mut run = Run { random: Random(seed), files, history, mount };
+    let behind = from_env("FSX_BEHIND", 0) != 0;
+    let mut run = Run { random: Random(seed), files, history, behind, mount };
     for _ in 0..ops {
         run.step();
     }
@@ -225,6 +227,7 @@ struct Run {
     random: Random,
     files: [Tracked; 2],
     history: History,
+    behind: bool,
     /// Dropped after the files, which keep it busy.
     mount: Mounted,
 }
@@ -334,6 +337,12 @@ impl Run {
             }
             72..88 if len > 0 => self.allocate(which, at, len),
             88..96 => self.copy(which, at, len),
+            96..98 if self.behind && !size.is_multiple_of(BLOCK) => {
+                self.history.add(format!("{which}: mmap write behind the end {size}"));
+                let behind = size.next_multiple_of(BLOCK) - size;
+                self.files[which].open().map.write(size as usize, &bytes[..behind.min(len) as usize]);
+                return;
+            }
             _ => {
                 self.history.add(format!("{which}: sync, data alone {coin}"));
                 let cached = &self.files[which].open().cached;
@@ -427,9 +436,11 @@ impl Run {
     }
 }
 
-// Two processes, one file: each has ranges of its own, which share blocks in the first half of the file.
+// Two processes, one file: each has ranges of its own, which share blocks in the first part of the file. What lies behind
+// those is of the first process alone, which makes the file longer and shorter there.
 
 const SHARED: u64 = 64 * BLOCK;
+const TAIL: u64 = 2 * SHARED;
 /// Not a divisor of a block: neighbours share blocks and pages.
 const PIECE: u64 = 1777;
 const ROUNDS: u64 = 4;
@@ -439,7 +450,7 @@ fn two_processes_on_one_file(setup: &Setup) {
     eprintln!("FSX_SEED={seed} FSX_OPS={ops}");
     let mut mount = Mounted::new(setup);
     let path = mount.path("file");
-    let mut data = pattern(seed, 2 * SHARED as usize);
+    let mut data = pattern(seed, TAIL as usize);
     fs::write(&path, &data).unwrap();
     let models = [0, 1].map(|index| mount.scratch().join(format!("model-{index}")));
     for round in 0..ROUNDS {
@@ -451,7 +462,7 @@ fn two_processes_on_one_file(setup: &Setup) {
                 model: model.clone(),
                 index: index as u64,
                 seed: seed + round * 1000 + index as u64,
-                ops: ops / ROUNDS / 2,
+                ops: ops / ROUNDS,
             };
             workers.push(Running(worker.start()));
         }
@@ -466,6 +477,10 @@ fn two_processes_on_one_file(setup: &Setup) {
         }
         for (index, model) in models.iter().enumerate() {
             let model = fs::read(model).unwrap();
+            if index == 0 {
+                data.truncate(TAIL as usize);
+                data.extend_from_slice(&model[TAIL as usize..]);
+            }
             for (at, len) in pieces(index as u64) {
                 let range = at as usize..(at + len) as usize;
                 data[range.clone()].copy_from_slice(&model[range]);
@@ -532,6 +547,10 @@ impl Worker {
             (Random(self.seed), History::new(format!("process {}, seed {}", self.index, self.seed)));
         let pieces = pieces(self.index);
         for _ in 0..self.ops {
+            if self.index == 0 && random.below(8) == 0 {
+                self.change_tail(&mut file, &mut random, &mut history);
+                continue;
+            }
             let (at, len) = pieces[random.below(pieces.len() as u64) as usize];
             self.step(&mut file, at, len, &mut random, &mut history);
         }
@@ -603,6 +622,27 @@ impl Worker {
                 self.check(file, way, start, len);
             }
         }
+    }
+
+    /// The file gets longer or shorter, by truncation or by writing.
+    fn change_tail(&self, file: &mut Tracked, random: &mut Random, history: &mut History) {
+        let to = TAIL + random.below(SIZE_MAX - TAIL);
+        if random.below(3) == 0 {
+            history.add(format!("truncate {} to {to}", file.size()));
+            file.open().cached.set_len(to).unwrap();
+            file.data.resize(to as usize, 0);
+        } else {
+            let from = TAIL + random.below(to - TAIL + 1).max((to - TAIL).saturating_sub(30_000));
+            let bytes = pattern(random.next(), (to - from) as usize);
+            history.add(format!("write {from}..{to} of {}", file.size()));
+            file.open().cached.write_all_at(&bytes, from).unwrap();
+            file.put(from, &bytes);
+        }
+        let size = file.open().cached.metadata().unwrap().len();
+        assert_eq!(size, file.size(), "size");
+        let way = Way::random(random);
+        history.add(format!("read {TAIL}..{size} by {way:?}"));
+        self.check(file, way, TAIL, size - TAIL);
     }
 
     fn check(&self, file: &mut Tracked, way: Way, at: u64, len: u64) {
