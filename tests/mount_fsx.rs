@@ -2,8 +2,8 @@
 //! calls, shared mappings that stay through truncation, O_DIRECT, holes, copies; by one process and by two.
 //!
 //! `FSX_OPS` is how many operations a test does, `FSX_SEED` the one seed to do them with, `FSX_TRACE=1` prints each
-//! before it is done. `FSX_BEHIND=1` writes to mappings behind the end of the file too, which must never be seen: older
-//! kernels show it when the file grows. A hundred thousand take some minutes, by the binary itself, since nextest ends what takes long.
+//! before it is done. `FSX_BEHIND=1` writes to mappings behind the end of the file too and fails: docs/SEMANTICS.md has
+//! the limit that it shows. A hundred thousand take some minutes, by the binary itself, since nextest ends what takes long.
 
 mod common;
 
@@ -615,6 +615,15 @@ impl Worker {
             79..81 => {
                 history.add("close, open".into());
                 file.open = None;
+            }
+            81..84 => {
+                history.add(format!("seek from {start}"));
+                let cached = &file.open().cached;
+                let hole = seek_hole(cached, start).unwrap();
+                let data = seek_data(cached, hole).unwrap_or(file.size());
+                // What of it is this process' own.
+                let (from, to) = (hole.min(start + len), data.min(start + len));
+                assert!(file.wanted(from, to - from).iter().all(|&b| b == 0), "data in the hole {hole}..{data}");
             }
             _ => {
                 let way = Way::random(random);
