@@ -49,6 +49,7 @@ kmsfs=$(realpath -e "$kmsfs") || exit 2
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-stress-XXXXXX")
 export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
+unset RUST_LOG
 mnt=$work/mnt log=$work/log output=$work/output daemon=
 passed=0 failed=0 skipped=0
 mkdir "$mnt" "$work/bare"
@@ -74,7 +75,7 @@ fail() {
 }
 
 mount_it() {
-    "$kmsfs" mount --dev -f --log "$log" "$work/volume" "$mnt" 2>"$output" &
+    "$kmsfs" mount --dev -f --log "$log" "$work/volume" "$mnt" 2>>"$work/errors" &
     daemon=$!
     for _ in $(seq 200); do
         grep -qF " $mnt " /proc/self/mountinfo && stat "$mnt" >/dev/null && return 0
@@ -113,7 +114,8 @@ stress() {
     on_bare=$(rate "$name")
     if [ $status -ne 0 ] || [ -n "$(complaints)" ] || [ -z "$on_bare" ]; then
         skip "$name: on the bare directory too: status $status, $(grep -Ei 'fail|skip|error|not ' "$output" | head -n 1)"
-        return
+        rm -rf "${work:?}/bare"/*
+        return 0
     fi
     errors=$(grep -c ' ERROR ' "$log")
     run "$name" "$mnt" "$each"
@@ -121,7 +123,7 @@ stress() {
     on_mount=$(rate "$name")
     if [ $status -eq 0 ] && [ -z "$on_mount" ] && grep -q "$limits" "$output"; then
         skip "$name: $(grep -m 1 "$limits" "$output" | sed 's/.*\] //')"
-        return
+        return 0
     fi
     if [ $status -ne 0 ] || [ -n "$(complaints)" ] || [ -z "$on_mount" ]; then
         fail "$name: status $status" "$output"
@@ -141,7 +143,7 @@ stress() {
 }
 
 if ! "$kmsfs" init --dev --suite "$suite" "$work/volume" >"$output" 2>&1 || ! mount_it || ! usable; then
-    fail "init and mount" "$output"
+    fail "init and mount" <(cat "$output" "$work/errors")
     echo "$passed passed, $failed failed"
     exit 1
 fi
@@ -172,7 +174,7 @@ if alive; then
     if unmount_it && mount_it && [ "$(find "$mnt" -type f)" = "$mnt/kept" ] && [ "$(cat "$mnt/kept")" = text ]; then
         ok "unmount, mount, find"
     else
-        fail "unmount, mount, find" "$output"
+        fail "unmount, mount, find" <(cat "$output" "$work/errors")
     fi
     if unmount_it; then ok "unmount"; else fail "unmount" "$output"; fi
 fi
