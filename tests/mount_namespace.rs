@@ -48,7 +48,7 @@ fn main() -> std::process::ExitCode {
         .on(&SUITES, bodies![a_hundred_thousand_entries])
         .on(&[AES], bodies![a_hundred_thousand_files])
         .on(&[PLAIN], bodies![a_hundred_thousand_entries, plain_names_lie_there_as_they_are])
-        .rooted_on(&[AES], bodies![an_ordinary_users_daemon_removes_closed_directories])
+        .users_mount_on(&[AES], bodies![an_ordinary_users_daemon_removes_closed_directories])
         .run()
 }
 

@@ -91,6 +91,17 @@ impl Suite {
         self.ignored_on(setups, bodies)
     }
 
+    /// Bodies in which an ordinary user mounts; root starts them.
+    pub fn users_mount_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let open_to_all = std::fs::metadata("/dev/fuse").is_ok_and(|meta| meta.permissions().mode() & 0o006 == 0o006);
+        if open_to_all {
+            return self.rooted_on(setups, bodies);
+        }
+        eprintln!("skipped: {} tests need a /dev/fuse that is open to all (chmod 666)", bodies.len() * setups.len());
+        self.ignored_on(setups, bodies)
+    }
+
     fn ignored_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         let from = self.trials.len();
         let mut suite = self.on(setups, bodies);
