@@ -73,7 +73,7 @@ check() {
     fi
     # In the background, for a signal would have to wait for it otherwise.
     timeout --kill-after=15 "${deadline:-900}" ${as[@]+"${as[@]}"} \
-        bash -euc 'trap "exit 143" TERM; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null &
+        bash -Eeuc 'trap "exit 143" TERM; trap "echo \"failed: \$BASH_COMMAND\"" ERR; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null &
     running=$!
     wait "$running" || status=$?
     running=''
