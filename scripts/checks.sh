@@ -37,7 +37,10 @@ unmount_all() {
     while read -r target kind; do
         [ "$target" != "${1:-}" ] || continue
         # Ours waits until the daemon has ended.
-        if [ "$kind" = fuse.kmsfs ]; then timeout 60 "$kmsfs" umount "$target" && continue; fi
+        if [ "$kind" = fuse.kmsfs ]; then
+            # What a killed check had running may take a moment to end.
+            for _ in 1 2 3 4 5; do timeout 60 "$kmsfs" umount "$target" && continue 2; sleep 1; done
+        fi
         umount "$target" || umount -l "$target" || fusermount3 -uz "$target"
     done 2>/dev/null < <(awk -v below="$work/" 'index($2, below) == 1 { print $2, $3 }' /proc/self/mounts | tac)
     if command -v losetup >/dev/null; then
@@ -58,7 +61,8 @@ finish() {
     fi 2>/dev/null
     at_end
     unmount_all
-    rm -rf --one-file-system "$work"
+    # After an unmount by force the daemon may still be writing its state.
+    for _ in 1 2 3 4 5; do rm -rf --one-file-system "$work" 2>/dev/null && break; sleep 1; done
 }
 
 # check NAME FUNCTION: runs it in a shell that ends at the first failure, at most $deadline seconds, as $user if that
@@ -73,7 +77,7 @@ check() {
     fi
     # In the background, for a signal would have to wait for it otherwise.
     timeout --kill-after=15 "${deadline:-900}" ${as[@]+"${as[@]}"} \
-        bash -euc 'trap "exit 143" TERM; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null &
+        bash -Eeuc 'trap "exit 143" TERM; trap "echo \"failed: \$BASH_COMMAND\"" ERR; cd "$work"; "$@"' check "$@" >"$log" 2>&1 </dev/null &
     running=$!
     wait "$running" || status=$?
     running=''
