@@ -133,6 +133,17 @@ tree() {
     sums "$1"
 }
 
+# Two files, or what two commands say: alike, and not just both empty.
+same() {
+    local one two
+    one=$(cat "$1") two=$(cat "$2")
+    if [ -z "$one" ]; then
+        echo "nothing to compare"
+        return 1
+    fi
+    diff <(echo "$one") <(echo "$two")
+}
+
 # The last line; the status is whether nothing failed.
 summary() {
     local text="$passed passed, $failed failed"

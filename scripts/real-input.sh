@@ -55,11 +55,11 @@ tar_in_and_out() {
     tar -C "$mnt/tar" -cf "$work/out.tar" src
     mkdir "$work/out"
     tar -C "$work/out" -xpf "$work/out.tar"
-    diff <(cd "$work" && sums src | grep -v ' \./\.git/') <(sums "$mnt/tar/src")
-    diff <(sums "$mnt/tar/src") <(sums "$work/out/src")
+    same <(cd "$work" && sums src | grep -v ' \./\.git/') <(sums "$mnt/tar/src")
+    same <(sums "$mnt/tar/src") <(sums "$work/out/src")
     # Modes, owners, sizes, times and link targets too.
     list='%P %m %U %G %s %T@ %l\n'
-    diff <(find "$mnt/tar/src" -not -type d -printf "$list" | LC_ALL=C sort) \
+    same <(find "$mnt/tar/src" -not -type d -printf "$list" | LC_ALL=C sort) \
         <(find "$work/out/src" -not -type d -printf "$list" | LC_ALL=C sort)
     rm -rf "$work/out" "$work/in.tar" "$work/out.tar"
 }

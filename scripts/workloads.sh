@@ -165,15 +165,15 @@ overlay_on() { # lower, upper and work: directories
     mkdir -p "$dir" "$2" "$3" "$work/plain"
     tree "$1" >"$work/lower-before"
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$dir"
-    diff <(overlay_tree "$1") <(overlay_tree "$dir")
+    same <(overlay_tree "$1") <(overlay_tree "$dir")
     change_tree "$dir"
     cp -a "$1" "$work/plain/tree"
     change_tree "$work/plain/tree"
-    diff <(overlay_tree "$work/plain/tree") <(overlay_tree "$dir")
+    same <(overlay_tree "$work/plain/tree") <(overlay_tree "$dir")
     umount "$dir"
     remount
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$dir"
-    diff <(overlay_tree "$work/plain/tree") <(overlay_tree "$dir")
+    same <(overlay_tree "$work/plain/tree") <(overlay_tree "$dir")
     umount "$dir"
     diff "$work/lower-before" <(tree "$1")
     rm -rf "$2" "$3" "$work/plain"
@@ -228,7 +228,7 @@ loop_cycle() { # further options of losetup
     fsck.ext4 -fn "$mnt/image"
     device=$(losetup --find --show --read-only "$mnt/image")
     mount -t ext4 -o ro "$device" "$work/ext4"
-    diff <(tree "$work/files") <(tree "$work/ext4/files")
+    same <(tree "$work/files") <(tree "$work/ext4/files")
     umount "$work/ext4"
     losetup -d "$device"
     for _ in {1..50}; do [ -z "$(losetup -j "$mnt/image")" ] && break; sleep 0.1; done
@@ -271,7 +271,7 @@ git_large() { # where
     cd "$dir"
     git fsck --full --strict
     git checkout -q -b old origin/old
-    diff <(git -C "$from" ls-tree -r old) <(git ls-tree -r HEAD)
+    same <(git -C "$from" ls-tree -r old) <(git ls-tree -r HEAD)
     git checkout -q main
     [ -z "$(git status --porcelain)" ]
     git worktree add -q ../tree v1
@@ -401,7 +401,7 @@ copy_tree() {
     diff -r --no-dereference "$work/files" "$mnt/files"
     remount
     diff -r --no-dereference "$work/files" "$mnt/files"
-    diff <(tree "$work/files") <(tree "$mnt/files")
+    same <(tree "$work/files") <(tree "$mnt/files")
     rm -rf "$mnt/files"
 }
 
@@ -423,10 +423,10 @@ rsync_both_ways() {
     for found in user.binary user.empty security.capability trusted.thing group:4321:r default:user:1234 large; do
         grep -qF "$found" "$work/listing"
     done
-    diff <(tree_all "$work/kinds") <(tree_all "$mnt/rsync")
+    same <(tree_all "$work/kinds") <(tree_all "$mnt/rsync")
     rsync -aHAXS "$mnt/rsync/" "$work/back/"
     rsync_nothing "$mnt/rsync" "$work/back"
-    diff <(tree_all "$work/kinds") <(tree_all "$work/back")
+    same <(tree_all "$work/kinds") <(tree_all "$work/back")
     # In place, and a delta.
     printf X | dd of="$work/kinds/large" bs=1 seek=1234567 conv=notrunc status=none
     rsync -aHAX --inplace --no-whole-file "$work/kinds/" "$mnt/rsync/"
@@ -443,12 +443,12 @@ tar_round() {
     mkdir "$mnt/tar" "$work/tar-back"
     tar -C "$work/kinds" "${all[@]}" -cf "$work/one.tar" .
     tar -C "$mnt/tar" "${all[@]}" -xpf "$work/one.tar"
-    diff <(tree_all "$work/kinds") <(tree_all "$mnt/tar")
+    same <(tree_all "$work/kinds") <(tree_all "$mnt/tar")
     tar -C "$mnt/tar" "${all[@]}" -df "$work/one.tar"
     remount
     tar -C "$mnt/tar" "${all[@]}" -cf "$mnt/two.tar" .
     tar -C "$work/tar-back" "${all[@]}" -xpf "$mnt/two.tar"
-    diff <(tree_all "$work/kinds") <(tree_all "$work/tar-back")
+    same <(tree_all "$work/kinds") <(tree_all "$work/tar-back")
     rm -rf "$work/kinds" "$work/one.tar" "$work/tar-back" "$mnt/tar" "$mnt/two.tar"
 }
 

@@ -27,11 +27,6 @@ const SEAL: &str = "/certificateCompute/certificatePublicKeyEncrypt";
 const OPEN: &str = "/certificateCompute/certificatePrivateKeyDecrypt";
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A mock whose clock can be moved without refusing requests.
-fn start_patient() -> MockKms {
-    MockKms::start(MockConfig { skew: 10_000 * DAY, ..MockConfig::default() }).expect("the mock starts")
-}
-
 fn new_certificate(spec: &str) -> Value {
     json!({
         "keySpec": spec, "subject": "C=CN,O=Example,CN=www.example.com",

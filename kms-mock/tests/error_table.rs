@@ -38,15 +38,6 @@ const UPDATE_DESCRIPTION: &str = "/cmkManage/updateKeyDescription";
 const UKEY_DESCRIBE: &str = "/manageCertificate/describeCertificateForUK";
 const VERIFY: &str = "/keyCompute/asymmetricVerify";
 
-/// Rows of the published table: code, status, message.
-fn published() -> BTreeMap<&'static str, (u16, &'static str)> {
-    let rows = include_str!("data/kms-error-table.tsv").lines().skip(1).map(|line| {
-        let columns: Vec<&str> = line.split('\t').collect();
-        (columns[1], (columns[0].parse().expect("a status"), columns[2]))
-    });
-    rows.filter(|(code, _)| *code != "0").collect()
-}
-
 /// A code, and the path and body of a request that raises it. `$name` in a body stands for what [`World::names`] has under it.
 type Case = (&'static str, &'static str, Value);
 

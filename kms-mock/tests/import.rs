@@ -14,10 +14,6 @@ const IMPORT: &str = "/importKey/importKeyMaterial";
 const DELETE: &str = "/importKey/deleteKeyMaterial";
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn start_patient() -> MockKms {
-    MockKms::start(MockConfig { skew: 10_000 * DAY, ..MockConfig::default() }).expect("the mock starts")
-}
-
 fn external(client: &Client, spec: &str) -> String {
     let body = with(new_key(spec), json!({"origin": "EXTERNAL", "enableAutomaticRotation": null}));
     client.call(CREATE_KEY, body).text("cmkUuid")

@@ -10,11 +10,6 @@ use serde_json::json;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A mock whose clock can be moved without refusing requests.
-fn start_patient() -> MockKms {
-    MockKms::start(MockConfig { skew: 1000 * DAY, ..MockConfig::default() }).expect("the mock starts")
-}
-
 /// The id of the seeded default CMK.
 fn default_cmk(client: &Client) -> String {
     client.call(DESCRIBE_KEY, json!({"cmkUuid": "alias/ecs"})).text("cmkUuid")

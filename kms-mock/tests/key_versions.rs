@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use kms_mock::{MockConfig, MockKms, Switches};
+use kms_mock::Switches;
 use serde_json::json;
 
 const DESCRIBE: &str = "/keyVersion/describeKeyVersion";
@@ -13,10 +13,6 @@ const LIST: &str = "/keyVersion/listKeyVersions";
 const POLICY: &str = "/keyVersion/updateRotationPolicy";
 const CREATE: &str = "/keyVersion/createKeyVersion";
 const DAY: Duration = Duration::from_secs(86_400);
-
-fn start_patient() -> MockKms {
-    MockKms::start(MockConfig { skew: 10_000 * DAY, ..MockConfig::default() }).expect("the mock starts")
-}
 
 fn default_cmk(client: &Client) -> String {
     client.call(DESCRIBE_KEY, json!({"cmkUuid": "alias/ecs"})).text("cmkUuid")

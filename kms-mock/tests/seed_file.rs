@@ -3,8 +3,8 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
+use common::openssl::OpenSsl;
 use common::served::{self, Served};
 use common::*;
 use kms_mock::{MockConfig, MockKms, SeedFile, Storage};
@@ -64,23 +64,17 @@ fn older_versions_decrypt() {
 
 #[test]
 fn key_pairs_of_openssl() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let openssl = |arguments: &str| {
-        let output =
-            Command::new("openssl").args(arguments.split(' ')).current_dir(&directory).output().expect("openssl runs");
-        assert!(output.status.success(), "openssl {arguments}");
-        String::from_utf8(output.stdout).expect("PEM")
-    };
+    let openssl = OpenSsl::new();
     for (spec, algorithm) in [("RSA_2048", "RSA -pkeyopt rsa_keygen_bits:2048"), ("Ctyun_SM2", "SM2")] {
-        let pem = openssl(&format!("genpkey -quiet -algorithm {algorithm}"));
-        std::fs::write(directory.path().join("key.pem"), &pem).expect("written");
+        let pem = openssl.text(&format!("genpkey -quiet -algorithm {algorithm}"));
+        openssl.write("key.pem", &pem);
         let versions = json!([{"id": VERSION, "material": pem}]);
         let file = json_of(json!({"spec": spec, "usage": "SIGN/VERIFY", "versions": versions}));
         let mock = start_with(SeedFile::from_json(&file).expect("good"));
         let public = Client::new(&mock)
             .call("/keyCompute/getPublicKey", json!({"cmkUuid": ID, "keyVersionId": VERSION}))
             .text("publicKeyPem");
-        assert_eq!(public, openssl("pkey -in key.pem -pubout"));
+        assert_eq!(public, openssl.text("pkey -in key.pem -pubout"));
     }
 }
 

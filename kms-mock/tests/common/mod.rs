@@ -8,6 +8,7 @@ pub mod pki;
 pub mod served;
 pub mod wrap;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -36,6 +37,21 @@ pub const NO_KEY: &str = "241ede22-6261-4617-9caf-10d89990516c";
 
 pub fn start() -> MockKms {
     MockKms::start(MockConfig::default()).expect("the mock starts")
+}
+
+/// A mock whose clock can be moved by decades without refusing requests.
+pub fn start_patient() -> MockKms {
+    let skew = Duration::from_secs(10_000 * 86_400);
+    MockKms::start(MockConfig { skew, ..MockConfig::default() }).expect("the mock starts")
+}
+
+/// Rows of the published error table but for the success: code, status, message.
+pub fn published() -> BTreeMap<&'static str, (u16, &'static str)> {
+    let rows = include_str!("../data/kms-error-table.tsv").lines().skip(1).map(|line| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        (columns[1], (columns[0].parse().expect("a status"), columns[2]))
+    });
+    rows.filter(|(code, _)| *code != "0").collect()
 }
 
 #[derive(Debug, Clone)]
