@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 pub use certificate::{Certificate, CertificateError, verify_chain};
-pub use csr::csr;
+pub use csr::{check_alternative_names, csr};
 pub use name::Subject;
 pub use passphrase::encrypted_pkcs8_pem;
 pub use pkcs12::{Pkcs12Error, pkcs12_read, pkcs12_write};

@@ -29,6 +29,11 @@ pub enum RequestError {
     TooManyNames,
 }
 
+/// Whether [`csr`] takes these alternative names.
+pub fn check_alternative_names(names: &[String]) -> Result<(), RequestError> {
+    attributes(names).map(drop)
+}
+
 /// A request in PEM for the public part of `key`, signed with SHA-256 and RSA or with SM3 and SM2. The alternative names are
 /// host names (a `*` may stand for a label) and IP addresses.
 pub fn csr(

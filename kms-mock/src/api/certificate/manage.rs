@@ -13,7 +13,7 @@ use crate::certificate::{Issued, ManagedCertificate, Status, StoredCertificate, 
 use crate::clock::to_iso;
 use crate::error::*;
 use crate::key::Protection;
-use crate::pki::{Certificate, Subject, csr, verify_chain};
+use crate::pki::{Certificate, Subject, check_alternative_names, csr, verify_chain};
 
 pub fn create_certificate(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
@@ -26,6 +26,7 @@ pub fn create_certificate(call: &Call<'_>) -> Reply {
     let spec = parse_spec(spec).ok_or(KMS_0141)?;
     let parsed = Subject::parse(subject).map_err(|_| KMS_0140)?;
     let alternative_names = alternative_names(names).ok_or(KMS_0101)?;
+    check_alternative_names(&alternative_names).map_err(|_| KMS_0101)?;
     let exportable = exportable(call)?.unwrap_or(false);
     let protection = protection(&protection_level)?;
     call.reach(step::OPERATION)?;

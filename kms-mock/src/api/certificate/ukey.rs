@@ -16,6 +16,7 @@ use crate::clock::to_iso;
 use crate::error::*;
 use crate::key::is_id;
 use crate::pki::Certificate;
+use crate::store::State;
 
 pub fn import_certificate_for_uk(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
@@ -108,11 +109,8 @@ pub fn delete_certificate_for_uk(call: &Call<'_>) -> Reply {
     call.reach(step::REQUIRED)?;
     let id = ukey_id(call)?;
     call.reach(step::FORMAT)?;
-    let is_deleted = call.service.store.read(|state| state.tombstones.get(id).is_some());
-    let ukey = find(call, id).map_err(|refusal| match is_deleted && refusal.code == KMS_0143.code {
-        true => KMS_0310.into(),
-        false => refusal,
-    })?;
+    // The one API that tells a deleted certificate from one that never was.
+    let ukey = find_or(call, id, |state| if state.tombstones.get(id).is_some() { KMS_0310 } else { KMS_0143 })?;
     call.reach(step::OPERATION)?;
     call.change(KMS_0503, |state| {
         state.ukey_certificates.get(&ukey.id).ok_or(KMS_0310)?;
@@ -132,7 +130,7 @@ pub fn certificate_public_key_verify_for_usb_key(call: &Call<'_>) -> Reply {
     call.reach(step::FORMAT)?;
     let signature = BASE64.decode(signature).unwrap_or_default();
     call.reach(step::EXISTENCE)?;
-    let ukey = permitted(call, id)?;
+    let ukey = permitted(call, id, |_| KMS_0143)?;
     call.reach(step::KIND)?;
     let public = ukey.certificate.public_key().ok_or(KMS_0212)?;
     if parse_spec(algorithm) != Some(public.spec()) {
@@ -168,15 +166,20 @@ fn addressed(call: &Call<'_>) -> Result<Arc<UkeyCertificate>, Refusal> {
 
 /// The end of step 13, and step 14.
 fn find(call: &Call<'_>, id: &str) -> Result<Arc<UkeyCertificate>, Refusal> {
+    find_or(call, id, |_| KMS_0143)
+}
+
+fn find_or(call: &Call<'_>, id: &str, missing: impl FnOnce(&State) -> Code) -> Result<Arc<UkeyCertificate>, Refusal> {
     if !is_id(id) {
         return Err(KMS_0138.into());
     }
     call.reach(step::EXISTENCE)?;
-    permitted(call, id)
+    permitted(call, id, missing)
 }
 
-fn permitted(call: &Call<'_>, id: &str) -> Result<Arc<UkeyCertificate>, Refusal> {
-    let ukey = call.service.store.read(|state| state.ukey_certificates.get(id).cloned()).ok_or(KMS_0143)?;
+fn permitted(call: &Call<'_>, id: &str, missing: impl FnOnce(&State) -> Code) -> Result<Arc<UkeyCertificate>, Refusal> {
+    let found = call.service.store.read(|state| state.ukey_certificates.get(id).cloned().ok_or_else(|| missing(state)));
+    let ukey = found?;
     call.permit_resource(ResourceType::Certificate, id)?;
     Ok(ukey)
 }
