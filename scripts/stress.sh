@@ -10,7 +10,7 @@
 # how many passed and failed.
 set -u
 
-repo=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/checks.sh"
 each=${SECONDS_EACH:-3} bare=${SECONDS_BARE:-1} workers=${WORKERS:-2} suite=${SUITE:-aes-256-gcm}
 # What the kernel has not for FUSE (docs/SEMANTICS.md): stress-ng says so and does nothing.
 limits='FS_IOC_FIEMAP not supported'
@@ -35,38 +35,20 @@ skip_all() {
     echo "0 passed, 0 failed, everything skipped"
     exit 0
 }
-[ -c /dev/fuse ] || skip_all "no /dev/fuse"
 if ! command -v stress-ng >/dev/null; then
     $install || skip_all "no stress-ng (--install gets it)"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq && apt-get install -qq --no-install-recommends stress-ng >/dev/null || exit 2
 fi
-if [ -z "$kmsfs" ]; then
-    (cd "$repo" && cargo build --release --quiet --bin kmsfs) || exit 2
-    kmsfs=${CARGO_TARGET_DIR:-$repo/target}/release/kmsfs
-fi
-kmsfs=$(realpath -e "$kmsfs") || exit 2
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-stress-XXXXXX")
-export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
+begin stress "$kmsfs"
 unset RUST_LOG
-mnt=$work/mnt log=$work/log output=$work/output daemon=
-passed=0 failed=0 skipped=0
-mkdir "$mnt" "$work/bare"
+log=$work/log output=$work/output daemon=
+mkdir "$work/bare"
 
-finish() {
-    cd /
-    if grep -qF " $mnt " /proc/self/mountinfo; then
-        "$kmsfs" umount "$mnt" 2>/dev/null || umount -l "$mnt" 2>/dev/null || fusermount3 -uz "$mnt" 2>/dev/null
-    fi
-    [ -z "$daemon" ] || kill "$daemon" 2>/dev/null
-    rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+at_end() { [ -z "$daemon" ] || kill "$daemon" 2>/dev/null; }
 
 ok() { passed=$((passed + 1)); echo "ok      $1"; }
-skip() { skipped=$((skipped + 1)); echo "skipped $1"; }
+left_out() { skipped=$((skipped + 1)); echo "skipped $1"; }
 # fail WHAT [FILE]: with the end of what is in the file.
 fail() {
     failed=$((failed + 1))
@@ -114,7 +96,7 @@ stress() {
     status=$?
     on_bare=$(rate "$name")
     if [ $status -ne 0 ] || [ -n "$(complaints)" ] || [ -z "$on_bare" ]; then
-        skip "$name: on the bare directory too: status $status, $(grep -Ei 'fail|skip|error|not ' "$output" | head -n 1)"
+        left_out "$name: on the bare directory too: status $status, $(grep -Ei 'fail|skip|error|not ' "$output" | head -n 1)"
         rm -rf "${work:?}/bare"/*
         return 0
     fi
@@ -123,7 +105,7 @@ stress() {
     status=$?
     on_mount=$(rate "$name")
     if [ $status -eq 0 ] && [ -z "$on_mount" ] && grep -q "$limits" "$output"; then
-        skip "$name: $(grep -m 1 "$limits" "$output" | sed 's/.*\] //')"
+        left_out "$name: $(grep -m 1 "$limits" "$output" | sed 's/.*\] //')"
         return 0
     fi
     if [ $status -ne 0 ] || [ -n "$(complaints)" ] || [ -z "$on_mount" ]; then
@@ -145,8 +127,8 @@ stress() {
 
 if ! "$kmsfs" init --dev --suite "$suite" "$work/volume" >"$output" 2>&1 || ! mount_it || ! usable; then
     fail "init and mount" <(cat "$output" "$work/errors")
-    echo "$passed passed, $failed failed"
-    exit 1
+    summary
+    exit
 fi
 fds_before=$(fds) rss_before=$(rss_mib)
 for name in "${stressors[@]}"; do
@@ -163,7 +145,7 @@ if alive; then
     rss_after=$(rss_mib)
     what="descriptors of the daemon: $fds_before before, $fds_after after"
     if [ "$fds_before" -eq 0 ]; then
-        skip "descriptors of the daemon: only root may look"
+        left_out "descriptors of the daemon: only root may look"
     elif [ "$fds_after" -le $((fds_before + more_fds)) ]; then
         ok "$what"
     else
@@ -180,5 +162,4 @@ if alive; then
     if unmount_it; then ok "unmount"; else fail "unmount" "$output"; fi
 fi
 
-echo "$passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
-[ $failed -eq 0 ]
+summary
