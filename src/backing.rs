@@ -9,7 +9,25 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid};
 use rustix::io::Errno;
 
+#[cfg(test)]
+pub mod tap;
+
 pub type Result<T> = std::result::Result<T, Errno>;
+
+/// Makes one call that changes the backing directory. Unit tests record such calls, and make them fail.
+macro_rules! changing {
+    ($call:expr, $change:expr) => {{
+        #[cfg(test)]
+        tap::ask()?;
+        let done = $call;
+        #[cfg(test)]
+        if done.is_ok() {
+            use tap::Change::*;
+            tap::tell(|| $change);
+        }
+        done
+    }};
+}
 
 /// Opens the backing directory itself.
 pub fn open_root(path: &Path) -> Result<OwnedFd> {
@@ -39,14 +57,25 @@ pub fn open_dir(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     rustix::fs::openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Opens a regular file for reading.
+pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Makes and opens a regular file that must not exist, for reading and writing.
 pub fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777))
+    changing!(
+        rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777)),
+        Create { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name) }
+    )
 }
 
 pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
-    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
+    changing!(
+        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777)),
+        Mkdir { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name) }
+    )
 }
 
 /// `mode` has the file type; `rdev` as `makedev` gives it.
@@ -55,26 +84,30 @@ pub fn mknod(dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<(
 }
 
 pub fn symlink(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    rustix::fs::symlinkat(target, dir, name)
+    changing!(
+        rustix::fs::symlinkat(target, dir, name),
+        Symlink { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name), target: target.to_vec() }
+    )
 }
 
 /// A hard link to what `fd` refers to.
 pub fn link(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    match rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH) {
+    let link = || match rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH) {
         // Without CAP_DAC_READ_SEARCH the kernel wants the way through /proc.
         Err(Errno::NOENT | Errno::PERM) => {
             rustix::fs::linkat(rustix::fs::CWD, proc_path(fd), dir, name, AtFlags::SYMLINK_FOLLOW)
         }
         other => other,
-    }
+    };
+    changing!(link(), Link { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino(fd) })
 }
 
 pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, AtFlags::empty())
+    changing!(rustix::fs::unlinkat(dir, name, AtFlags::empty()), Remove { dir: tap::ino(dir), name: name.to_vec() })
 }
 
 pub fn rmdir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+    changing!(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR), Remove { dir: tap::ino(dir), name: name.to_vec() })
 }
 
 pub fn rename(
@@ -84,11 +117,21 @@ pub fn rename(
     new_name: &[u8],
     flags: RenameFlags,
 ) -> Result<()> {
-    if flags.is_empty() {
-        rustix::fs::renameat(from, name, to, new_name)
-    } else {
-        rustix::fs::renameat_with(from, name, to, new_name, flags)
-    }
+    let rename = || {
+        if flags.is_empty() {
+            rustix::fs::renameat(from, name, to, new_name)
+        } else {
+            rustix::fs::renameat_with(from, name, to, new_name, flags)
+        }
+    };
+    changing!(
+        rename(),
+        Rename {
+            from: (tap::ino(from), name.to_vec()),
+            to: (tap::ino(to), new_name.to_vec()),
+            exchange: flags.contains(RenameFlags::EXCHANGE)
+        }
+    )
 }
 
 /// The target of the symlink `name` of `dir`.
@@ -173,6 +216,14 @@ pub fn read_at(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize>
 
 /// Writes all of `bufs` one after the other from `offset` on. After an error any part may have been written.
 pub fn write_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSlice<'_>], offset: u64) -> Result<()> {
+    #[cfg(test)]
+    tap::ask()?;
+    #[cfg(test)]
+    tap::tell(|| tap::Change::Write {
+        ino: tap::ino(fd),
+        off: offset,
+        data: bufs.iter().flat_map(|buf| buf.iter().copied()).collect(),
+    });
     let mut done = 0;
     let mut bufs = bufs;
     while !bufs.is_empty() {
@@ -194,7 +245,7 @@ pub fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> Result<()> {
 }
 
 pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<()> {
-    rustix::fs::ftruncate(fd, len)
+    changing!(rustix::fs::ftruncate(fd, len), SetLen { ino: tap::ino(fd), len })
 }
 
 /// Where the next stored data at or behind `offset` begins, `None` if there is none; a backing that can't tell says
@@ -208,25 +259,47 @@ pub fn next_data(fd: BorrowedFd<'_>, offset: u64) -> Result<Option<u64>> {
     }
 }
 
+/// Makes sure that a range behind the end, or at it, has its space: allocated, or else written with zeros.
+pub fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    let allocated = changing!(
+        rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, len),
+        SetLen { ino: tap::ino(fd), len: offset + len }
+    );
+    match allocated {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let zeros = [0; 1 << 16];
+            let mut at = offset;
+            while at < offset + len {
+                let n = (offset + len - at).min(zeros.len() as u64) as usize;
+                write_at(fd, &zeros[..n], at)?;
+                at += n as u64;
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Gives the space of a range back. Backings that can't are left as they are: a hole's page does not count.
 pub fn punch(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
-    match rustix::fs::fallocate(fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match changing!(rustix::fs::fallocate(fd, flags, offset, len), Punch { ino: tap::ino(fd), off: offset, len }) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         other => other,
     }
 }
 
 pub fn fdatasync(fd: BorrowedFd<'_>) -> Result<()> {
-    rustix::fs::fdatasync(fd)
+    changing!(rustix::fs::fdatasync(fd), Sync { ino: tap::ino(fd) })
 }
 
 pub fn fsync(fd: BorrowedFd<'_>) -> Result<()> {
-    rustix::fs::fsync(fd)
+    changing!(rustix::fs::fsync(fd), Sync { ino: tap::ino(fd) })
 }
 
 /// Makes the whole backing file system durable.
 pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
-    rustix::fs::syncfs(fd)
+    changing!(rustix::fs::syncfs(fd), SyncAll)
 }
 
 /// Syncs the directory that an O_PATH descriptor refers to.
@@ -266,7 +339,7 @@ pub fn list_dir(
 
 /// Reads a whole small file of a directory, at most `max` bytes.
 pub fn read_file(dir: BorrowedFd<'_>, name: &str, max: usize) -> Result<Vec<u8>> {
-    let fd = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = open_file(dir, name.as_bytes())?;
     let mut out = vec![0; max + 1];
     let n = read_at(fd.as_fd(), &mut out, 0)?;
     if n > max {

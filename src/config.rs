@@ -89,13 +89,7 @@ pub struct MountSettings {
     pub allow_other: Option<bool>,
 }
 
-/// What a crash may cost: `docs/FORMAT.md`, section 8.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    #[default]
-    Safe,
-    Fast,
-}
+pub use crate::durable::Durability;
 
 /// AK and SK. `Debug` shows neither.
 pub struct Credentials {

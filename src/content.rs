@@ -8,10 +8,12 @@ mod holes;
 mod io;
 mod pages;
 mod resize;
+mod round;
 mod skipmap;
 mod write;
 
 use std::collections::HashMap;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use rustix::io::Errno;
 use crate::backing;
 use crate::crypto::aead::AeadKey;
 use crate::crypto::secret::SecretBytes;
-use crate::durable::{Sessions, Standing};
+use crate::durable::{Durability, Redo, RedoError, Sessions, Standing};
 use crate::format::block::{self, Meta, Nonces, Shape, Slot, Version};
 use crate::format::derived::{FileKeys, VolumeKeys};
 use crate::format::file_header::{FileHeader, HeaderError, TooLong, Wrapping};
@@ -32,6 +34,7 @@ use crate::format::record::{RECORD_LEN, Record, SEALS_PER_EPOCH, SEALS_PER_RECOR
 
 pub use io::Scratch;
 use pages::{Edit, SlotPages};
+use round::Round;
 use skipmap::SkipMap;
 pub use write::Sealed;
 
@@ -40,6 +43,8 @@ pub use write::Sealed;
 pub struct Volume {
     pub keys: VolumeKeys,
     pub sessions: Sessions,
+    pub redo: Redo,
+    pub durability: Durability,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,9 @@ pub enum ContentError {
     Exhausted,
     #[error(transparent)]
     WrappingTooLong(#[from] TooLong),
+    /// No place of the redo file is free: nothing has changed. End rounds, sync, and call again.
+    #[error("every place of the redo file is in use")]
+    RedoFull,
     /// The file is empty and has no data key yet: give it one with [`Content::set_key`] and call again.
     #[error("the file has no data key yet")]
     NoKey,
@@ -140,14 +148,30 @@ impl Keys {
 #[derive(Debug)]
 pub struct Sync {
     file: Arc<OwnedFd>,
+    /// Ciphertext that waits was written into it.
+    redo: Option<Arc<OwnedFd>>,
     recorded: u64,
     cuts: u64,
+    /// What was issued under a lower stamp is covered.
+    stamp: u64,
 }
 
 impl Sync {
     /// B: what was issued before is durable after.
     pub fn barrier(&self) -> Result<()> {
+        if let Some(redo) = &self.redo {
+            backing::fdatasync(redo.as_fd())?;
+        }
         Ok(backing::fdatasync(self.file.as_fd())?)
+    }
+}
+
+impl From<RedoError> for ContentError {
+    fn from(e: RedoError) -> Self {
+        match e {
+            RedoError::Full => Self::RedoFull,
+            RedoError::Backing(e) => Self::Backing(e),
+        }
     }
 }
 
@@ -163,6 +187,10 @@ pub struct Content {
     recorded: u64,
     /// A size that a barrier made durable.
     synced: u64,
+    /// Blocks of which some byte lies below this may be durable: they are at risk. At least `synced`.
+    risk: u64,
+    /// What [`Sessions::aged`] was when `risk` was set.
+    aged: u64,
     /// The stored length as it is.
     stored_len: u64,
     /// Blocks sealed in this epoch.
@@ -183,6 +211,7 @@ pub struct Content {
     good: HashMap<u64, usize>,
     pages: SlotPages,
     skipped: SkipMap,
+    round: Round,
 }
 
 impl Content {
@@ -195,6 +224,8 @@ impl Content {
             size: 0,
             recorded: 0,
             synced: 0,
+            risk: 0,
+            aged: 0,
             stored_len: 0,
             seals: 0,
             seals_recorded: 0,
@@ -207,6 +238,7 @@ impl Content {
             good: HashMap::new(),
             pages: SlotPages::default(),
             skipped: SkipMap::default(),
+            round: Round::default(),
         }
     }
 
@@ -227,7 +259,8 @@ impl Content {
         keys.verify_key_check(&header.key_check).map_err(|_| ContentError::WrongKey)?;
         let record = Record::from_bytes(&keys.record, &first_page[RECORD_AT..RECORD_AT + RECORD_LEN])
             .map_err(|_| ContentError::Record)?;
-        let unsettled = volume.sessions.standing(record.session) == Standing::Unsettled;
+        let standing = volume.sessions.standing(record.session);
+        let unsettled = standing == Standing::Unsettled;
         let newest = record.newest && volume.sessions.newest_trusted(record.session);
         let held = layout::held(stored / BLOCK) * BLOCK;
         let size = if held >= record.size {
@@ -241,7 +274,6 @@ impl Content {
         content.keys = Some(Keys::new(header, keys, record.epoch));
         content.size = size;
         content.recorded = record.size;
-        content.synced = record.synced.min(size);
         content.stored_len = stored;
         content.seals = record.seals;
         content.seals_recorded = record.seals;
@@ -254,6 +286,9 @@ impl Content {
         if unsettled {
             content.cut_unreadable_end(record.synced);
         }
+        // What this mount wrote and has not synced is not durable; what is there from before is.
+        content.synced = if standing == Standing::Own { record.synced.min(content.size) } else { content.size };
+        content.risk = content.size;
         if writable && (content.size != record.size || stored != stored_len(content.size)) {
             let volume = content.volume.clone();
             let _change = volume.sessions.change();
@@ -265,7 +300,7 @@ impl Content {
             );
             content.write_record()?;
             content.set_stored_len(stored_len(content.size))?;
-            content.barrier()?;
+            content.end_round()?;
         }
         Ok(content)
     }
@@ -320,10 +355,13 @@ impl Content {
 
     /// Everything written so far is durable when this returns.
     pub fn sync(&mut self) -> Result<()> {
-        let sync = self.begin_sync()?;
-        sync.barrier()?;
-        self.end_sync(&sync);
-        Ok(())
+        loop {
+            let sync = self.begin_sync()?;
+            sync.barrier()?;
+            if !self.end_sync(&sync)? {
+                return Ok(());
+            }
+        }
     }
 
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
@@ -332,17 +370,21 @@ impl Content {
         if self.stored_len > 0 && self.record_stale {
             self.write_record_in_passing()?;
         }
-        Ok(Sync { file: self.file.clone(), recorded: self.recorded, cuts: self.cuts })
+        Ok(self.begin_barrier())
     }
 
-    pub fn end_sync(&mut self, sync: &Sync) {
-        if self.cuts == sync.cuts {
-            self.synced = sync.recorded.min(self.recorded);
-        }
-        self.cuts_synced = self.cuts_synced.max(sync.cuts);
+    /// The first part of ending a round without a sync: the record is not written.
+    pub fn begin_round_end(&mut self) -> Sync {
+        self.begin_barrier()
     }
 
-    /// At the last close of a file that is open for writing: the record says what is known.
+    /// The last part: issues second halves. True if one of them needs a barrier of its own, that is, if all has to be
+    /// done once more.
+    pub fn end_sync(&mut self, sync: &Sync) -> Result<bool> {
+        self.after_barrier(sync)
+    }
+
+    /// At the last close of a file that is open for writing, once nothing waits: the record says what is known.
     pub fn close(&mut self) -> Result<()> {
         if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
             self.write_record_in_passing()?;
@@ -357,14 +399,6 @@ impl Content {
         let before = backing::stat(self.file.as_fd())?;
         self.write_record()?;
         Ok(backing::set_mtime(self.file.as_fd(), &before)?)
-    }
-
-    /// B: what was issued before is durable after.
-    fn barrier(&mut self) -> Result<()> {
-        backing::fdatasync(self.file.as_fd())?;
-        self.cuts_synced = self.cuts;
-        self.synced = self.recorded;
-        Ok(())
     }
 
     fn record(&self) -> Record {
@@ -436,9 +470,14 @@ impl Content {
         Ok(())
     }
 
-    /// The half of `block`'s slot whose ciphertext is in the page, for a slot with data versions; `None` if none is.
+    /// The half of `block`'s slot that must stay, for a slot with data versions: the one whose ciphertext is in the page
+    /// or in a redo file that a session left; `None` if none is.
     fn good_half(&mut self, block: u64, slot: &Slot, scratch: &mut Scratch) -> Result<Option<usize>> {
         let Shape::Data { newer, older } = slot.shape() else { return Ok(None) };
+        if let Some((_, half)) = self.round.over(block) {
+            // What waits may be replaced; the version in the page stays.
+            return Ok(slot.version(1 - half).map(|_| 1 - half));
+        }
         if self.newest {
             return Ok(Some(newer));
         }
@@ -459,7 +498,11 @@ impl Content {
         let page = scratch.spare_page();
         backing::read_at(self.file.as_fd(), page, data_page(block) * BLOCK)?;
         let key = self.keys()?.block_key(version.meta.epoch);
-        Ok(block::open_block(&key, block, version, page).is_ok())
+        if block::open_block(&key, block, version, page).is_ok() {
+            return Ok(true);
+        }
+        let left = self.volume.redo.find(&self.keys()?.header.file_id, block, version, page);
+        Ok(left && block::open_block(&key, block, version, page).is_ok())
     }
 }
 

@@ -7,6 +7,7 @@ pub mod derived;
 pub mod file_header;
 pub mod layout;
 pub mod record;
+pub mod redo;
 pub mod state;
 pub mod volume;
 

@@ -16,6 +16,9 @@ pub mod handles;
 pub mod inodes;
 pub mod namespace;
 pub mod open_files;
+#[cfg(test)]
+mod power_cut;
+pub mod rounds;
 pub mod xattr;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +34,7 @@ pub use error::{FsError, Result, Wait};
 use handles::Handles;
 use inodes::{Inode, Inodes};
 pub use open_files::Ready;
+use rounds::Rounds;
 
 /// The inode number of the root, for the kernel.
 pub const ROOT: u64 = 1;
@@ -63,6 +67,7 @@ pub struct Fs {
     options: FsOptions,
     inodes: Inodes,
     handles: Handles,
+    rounds: Rounds,
     invalidate: OnceLock<Invalidate>,
 }
 
@@ -85,6 +90,7 @@ impl Fs {
             options,
             inodes,
             handles: Handles::default(),
+            rounds: Rounds::default(),
             invalidate: OnceLock::new(),
         })
     }
@@ -100,12 +106,17 @@ impl Fs {
 
     /// The clean end: open files are closed, everything is durable, the session leaves the list.
     pub fn end(&self) {
+        let rounds = self.end_rounds(std::time::Duration::ZERO);
         for file in self.handles.take_all() {
             if let Err(e) = file.close() {
                 tracing::error!(ino = file.inode.id, "closing a file at the end of the mount: {e}");
             }
         }
-        if let Err(e) = self.volume.sessions.end() {
+        let ended = match rounds {
+            Ok(()) => self.volume.sessions.end(&self.volume.redo).map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        if let Err(e) = ended {
             tracing::error!("the session could not be ended, the next mount will treat it as crashed: {e}");
         }
     }

@@ -76,7 +76,7 @@ fn wrong_arguments_end_with_2(setup: &Setup) {
         let (code, words) = run(m.command().current_dir(m.scratch()).args(*case));
         assert_eq!(code, Some(2), "{case:?}: {words}");
     }
-    for option in ["frobnicate", "ro,frobnicate", "durability=safe"] {
+    for option in ["frobnicate", "ro,frobnicate", "durability=none"] {
         let (code, words) = run(&mut m.mount_command(option));
         assert_eq!(code, Some(2), "{option}: {words}");
     }

@@ -9,8 +9,9 @@ use crate::cli::Mount;
 use crate::cli::exit_code::Exit;
 use crate::content;
 use crate::crypto::{aead, secret};
-use crate::durable::Sessions;
+use crate::durable::{Durability, Redo, Sessions};
 use crate::format::volume::hex;
+use crate::fs::rounds::TEND;
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::Adapter;
 use crate::fuse::session::{self, MountOptions, Serving};
@@ -28,6 +29,7 @@ const ROTATION: Duration = Duration::from_secs(300);
 struct Options {
     read_only: bool,
     allow_other: bool,
+    durability: Option<Durability>,
     flags: Vec<String>,
 }
 
@@ -36,15 +38,14 @@ impl Options {
         let mut out = Self::default();
         for text in texts {
             match text.as_str() {
-                "" | "defaults" | "durability=fast" => {}
+                "" | "defaults" => {}
+                "durability=fast" => out.durability = Some(Durability::Fast),
+                "durability=safe" => out.durability = Some(Durability::Safe),
                 "ro" => out.read_only = true,
                 "rw" => out.read_only = false,
                 "allow_other" => out.allow_other = true,
                 "nosuid" | "nodev" | "noexec" | "noatime" | "suid" | "dev" | "exec" | "atime" => {
                     out.flags.push(text.clone());
-                }
-                "durability=safe" => {
-                    return fail(Exit::Usage, "durability=safe is not in this version: see docs/DESIGN.md");
                 }
                 other => return fail(Exit::Usage, format!("unknown mount option {other:?}")),
             }
@@ -90,10 +91,9 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
         super::Failure { exit: Exit::Volume, error: anyhow::anyhow!("{e}{hint}") }
     })?;
     let settings = kms.config.as_ref().map(|config| config.mount.clone()).unwrap_or_default();
-    if settings.durability == Some(crate::config::Durability::Safe) {
-        return fail(Exit::Config, "mount.durability = \"safe\" is not in this version: see docs/DESIGN.md");
-    }
-    let shared = Arc::new(content::Volume { keys: volume_keys, sessions });
+    let durability = options.durability.or(settings.durability).unwrap_or(Durability::Safe);
+    let redo = Redo::new(root.as_fd(), sessions.crashed()).or_exit(Exit::Volume, "cannot open the volume")?;
+    let shared = Arc::new(content::Volume { keys: volume_keys, sessions, redo, durability });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
     let fs_options = FsOptions { read_only: options.read_only, change_owner: rustix::process::geteuid().is_root() };
     let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys.clone(), root, fs_options)
@@ -139,7 +139,9 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
         tracing::warn!("the limit on locked memory is too low for all keys: some may reach swap (ulimit -l)");
     }
     on_signals(&kms, serving.mountpoint().to_owned());
-    rotate_sessions(&kms, shared);
+    if !options.read_only {
+        keep_durable(&kms, fs.clone());
+    }
     tracing::info!(backing = %args.backing.display(), mountpoint = %serving.mountpoint().display(), "mounted");
     ready.tell();
     end(serving, &fs, kms)
@@ -196,12 +198,21 @@ fn on_signals(kms: &KmsSetup, mountpoint: PathBuf) {
     });
 }
 
-fn rotate_sessions(kms: &KmsSetup, volume: Arc<content::Volume>) {
+/// Ends rounds in time, and renews the session.
+fn keep_durable(kms: &KmsSetup, fs: Arc<Fs>) {
+    let rounds = fs.clone();
+    kms.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(TEND).await;
+            let fs = rounds.clone();
+            let _ = tokio::task::spawn_blocking(move || fs.tend()).await;
+        }
+    });
     kms.runtime.spawn(async move {
         loop {
             tokio::time::sleep(ROTATION).await;
-            let volume = volume.clone();
-            let rotated = tokio::task::spawn_blocking(move || volume.sessions.rotate()).await;
+            let fs = fs.clone();
+            let rotated = tokio::task::spawn_blocking(move || fs.rotate_session()).await;
             if let Ok(Err(e)) = rotated {
                 tracing::error!("the session could not be renewed: {e}");
             }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::format::layout::SLOT_LEN;
 
+use super::round::Waiting;
 use super::*;
 
 impl Content {
@@ -16,8 +17,12 @@ impl Content {
         if off >= end {
             return Ok(());
         }
+        self.look_at_age();
         // The last block counts as whole if nothing of the file lies behind `end` in it.
         let (first, stop) = (off.div_ceil(BLOCK), if end == self.size { blocks(end) } else { end / BLOCK });
+        if self.round.must_end_before(off / BLOCK..blocks(end)) {
+            self.end_round()?;
+        }
         if first >= stop {
             return self.zero_edge(off..end, scratch);
         }
@@ -66,7 +71,13 @@ impl Content {
         let page = self.pages.load(number, self.file.as_fd())?;
         let mut nonces = Nonces::for_request();
         let mut edit = Edit::default();
+        let mut marked = Vec::new();
         for block in range.clone() {
+            if self.round.first_fill(block..block + 1).is_some() {
+                // Its slot says still that it is a hole.
+                self.wait_no_more(block);
+                continue;
+            }
             let at = slot_place(block).1;
             let slot = Slot::from_bytes(&page[at..at + SLOT_LEN]);
             let seq = match slot.shape() {
@@ -78,13 +89,22 @@ impl Content {
             };
             self.reserve_seals(1)?;
             self.put_mark(block, seq, &mut nonces, &mut edit)?;
+            marked.push(block);
         }
         if edit.is_empty() {
             return Ok(());
         }
         edit.flush(&self.pages, self.file.as_fd())?;
-        let first = data_page(range.start);
-        Ok(backing::punch(self.file.as_fd(), first * BLOCK, (data_page(range.end - 1) + 1 - first) * BLOCK)?)
+        let risk = self.risk_blocks();
+        for block in marked.into_iter().filter(|&block| block < risk) {
+            self.wait_for_barrier(block, Waiting::Punch);
+        }
+        let first = range.start.max(risk);
+        if first >= range.end {
+            return Ok(());
+        }
+        let len = (range.end - first) * BLOCK;
+        Ok(backing::punch(self.file.as_fd(), data_page(first) * BLOCK, len)?)
     }
 
     /// The first offset at or behind `off` that is data (`data` true) or a hole, exact to the block; the end of the
@@ -98,7 +118,7 @@ impl Content {
         while block < end {
             if let Some(group) = Group::of(block)
                 && self.skips(block)?
-                && group.first_block() <= block
+                && self.round.first_fill(group.first_block()..group.end_block()).is_none()
             {
                 // A whole group without a version of its own, unless a slot says otherwise.
                 if self.pages.load(group.tag_page(), self.file.as_fd())?.iter().all(|&b| b == 0) {
@@ -112,6 +132,7 @@ impl Content {
             let (number, at) = slot_place(block);
             let slot = Slot::from_bytes(&self.pages.load(number, self.file.as_fd())?[at..at + SLOT_LEN]);
             let hole = match slot.shape() {
+                _ if self.round.first_fill(block..block + 1).is_some() => false,
                 Shape::Hole(_) => true,
                 Shape::Empty => self.skips(block)?,
                 Shape::Data { .. } | Shape::Invalid => false,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::format::layout::REGION_BLOCKS;
 
 use super::pages::{Page, slot_in};
+use super::round::Waiting;
 use super::*;
 
 /// Buffers of one thread, page-aligned and never freed: a copy between buffers of unlike alignment costs many times
@@ -90,6 +91,7 @@ impl Content {
 
     fn any_data(&self, first: u64, last: u64, pages: &[Arc<Page>]) -> bool {
         each_slot(first, last, pages).any(|(_, slot)| !matches!(slot.shape(), Shape::Empty | Shape::Hole(_)))
+            || self.round.first_fill(first..last + 1).is_some()
     }
 
     /// Fills [`Scratch::data`] with the stored pages of the blocks and gives their slot pages, in one read where the
@@ -168,6 +170,9 @@ impl Content {
         let last = first + count as u64 - 1;
         for (block, slot) in each_slot(first, last, pages) {
             let at = (block - first) as usize * BLOCK_LEN;
+            if self.open_waiting(block, &mut scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN])? {
+                continue;
+            }
             match slot.shape() {
                 Shape::Empty => {
                     if !self.skips(block)? {
@@ -187,11 +192,18 @@ impl Content {
                     if block::open_block(&key, block, version, page).is_ok() {
                         continue;
                     }
+                    if self.open_left(block, version, page)? {
+                        continue;
+                    }
                     let version = older.and_then(|half| slot.version(half)).ok_or(ContentError::Block { block })?;
-                    // The failed attempt has spoilt the page.
+                    // The failed attempts have spoilt the page.
                     backing::read_at(self.file.as_fd(), page, data_page(block) * BLOCK)?;
                     let key = keys.block_key(version.meta.epoch);
-                    block::open_block(&key, block, version, page).map_err(|_| ContentError::Block { block })?;
+                    if block::open_block(&key, block, version, page).is_err()
+                        && !self.open_left(block, version, page)?
+                    {
+                        return Err(ContentError::Block { block });
+                    }
                     let stored = backing::path_of(self.file.as_fd());
                     tracing::warn!(
                         block,
@@ -203,6 +215,28 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// A block whose second half waits reads as it will be: `page` holds the stored page, and then the plaintext.
+    fn open_waiting(&self, block: u64, page: &mut [u8]) -> Result<bool> {
+        let version = match self.round.get(block) {
+            Some(Waiting::Over { version, page: ciphertext, .. }) => {
+                page.copy_from_slice(&ciphertext[..]);
+                version
+            }
+            Some(Waiting::Fill { version }) => version,
+            Some(Waiting::Punch) | None => return Ok(false),
+        };
+        let key = self.keys()?.block_key(version.meta.epoch);
+        block::open_block(&key, block, version, page).map_err(|_| ContentError::Block { block })?;
+        Ok(true)
+    }
+
+    /// A version whose page a session that did not end has left in its redo file.
+    fn open_left(&self, block: u64, version: &Version, page: &mut [u8]) -> Result<bool> {
+        let keys = self.keys()?;
+        Ok(self.volume.redo.find(&keys.header.file_id, block, version, page)
+            && block::open_block(&keys.block_key(version.meta.epoch), block, version, page).is_ok())
     }
 
     /// Whether a slot without a version is a hole.

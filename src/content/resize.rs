@@ -19,6 +19,7 @@ impl Content {
         if size > MAX_SIZE {
             return Err(ContentError::TooBig);
         }
+        self.look_at_age();
         match size.cmp(&self.size) {
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less if size == 0 => {
@@ -57,7 +58,7 @@ impl Content {
 
     fn shrink(&mut self, size: u64) -> Result<()> {
         let key = self.keys()?.file.record.clone();
-        let fresh = size >= self.synced;
+        let fresh = size >= self.risk;
         let old = self.size;
         self.size = size;
         self.synced = self.synced.min(size);
@@ -65,17 +66,19 @@ impl Content {
             self.size = old;
             return Err(e);
         }
-        if !fresh {
-            self.barrier()?;
-        }
         let end = blocks(size);
+        self.risk = self.risk.min(size);
+        self.wait_no_more_from(end);
         let file = self.file.clone();
         self.skipped.cut(size, &self.pages, file.as_fd(), &key)?;
         self.good.retain(|&block, _| block < end);
         self.pages.forget_from(data_page(end - 1) + 1);
         self.slots_behind = true;
         self.tail_zero = if size.is_multiple_of(BLOCK) { Some(true) } else { None };
+        let durable = if fresh { Ok(()) } else { self.end_round() };
+        // Growth does what is left undone here, and has a barrier before it.
         self.cuts += 1;
+        durable?;
         self.set_stored_len(stored_len(size))?;
         self.empty_slots_behind()
     }
@@ -86,7 +89,7 @@ impl Content {
             self.empty_slots_behind()?;
         }
         if self.cuts != self.cuts_synced {
-            self.barrier()?;
+            self.end_round()?;
         }
         if self.size.is_multiple_of(BLOCK) {
             return Ok(());
@@ -95,21 +98,16 @@ impl Content {
         if self.tail_zero != Some(true) {
             self.read_blocks(block, 1, scratch)?;
             let inside = (self.size % BLOCK) as usize;
-            let zero = scratch.data(BLOCK_LEN)[inside..].iter().all(|&b| b == 0);
+            let zero = self.tail_zero.is_none() && scratch.data(BLOCK_LEN)[inside..].iter().all(|&b| b == 0);
             if !zero {
                 let plain = scratch.data(BLOCK_LEN)[..inside].to_vec();
                 let mut whole = vec![0; BLOCK_LEN];
                 whole[..inside].copy_from_slice(&plain);
-                self.reserve_seals(1)?;
-                let size = self.size;
-                // Its own scratch: the caller's may hold blocks that were sealed ahead.
+                // Its own scratch: the caller's may hold blocks that were sealed ahead. Written as data, it has zeros
+                // behind what is written.
                 let own = &mut Scratch::new();
-                let sealed = self.issue(block * BLOCK, &[], block..block + 1, size, &[(block, whole)], own, None);
-                if sealed.is_err() {
-                    self.after_failure();
-                }
-                sealed?;
-                self.barrier()?;
+                self.write_again(block, whole, own)?;
+                self.end_round()?;
             }
             self.tail_zero = Some(true);
         }

@@ -33,6 +33,9 @@ pub struct SkipMap {
     stale: BTreeSet<(u64, usize)>,
     /// A group known not to be complete, where to look first.
     incomplete_hint: Option<Group>,
+    /// Groups that became complete by slots which are not durable yet, and the round's stamp then: the stored bits say
+    /// so later.
+    delayed: HashMap<Group, u64>,
 }
 
 /// The page that holds a region's map, with the slots of its group 0.
@@ -115,6 +118,27 @@ impl SkipMap {
         }
     }
 
+    /// The stored bit of `group`, which became complete, waits for a barrier that is begun after `stamp`.
+    pub fn delay(&mut self, group: Group, stamp: u64) {
+        if self.sparse {
+            self.delayed.insert(group, stamp);
+        }
+    }
+
+    /// A barrier that was begun at `stamp` is through: bits that waited for it may be stored. True if there are some.
+    pub fn release(&mut self, stamp: u64) -> bool {
+        let stale = &mut self.stale;
+        let before = self.delayed.len();
+        self.delayed.retain(|group, at| {
+            let stays = *at >= stamp;
+            if !stays {
+                stale.insert((group.region(), place(*group).1.0));
+            }
+            stays
+        });
+        self.delayed.len() != before
+    }
+
     /// Before a file of `size` bytes grows: no bit behind its end is set, whatever the file said.
     pub fn before_growth(
         &mut self,
@@ -132,6 +156,7 @@ impl SkipMap {
             return Ok(());
         }
         self.clear_behind = true;
+        self.delayed.retain(|group, _| group.first_block() < blocks(size));
         let last_region = blocks(size).saturating_sub(1) / REGION_BLOCKS;
         self.regions.get_mut().retain(|&region, _| region <= last_region);
         self.stale.retain(|&(region, _)| region <= last_region);
@@ -153,7 +178,7 @@ impl SkipMap {
 
     /// If all groups of a file of `size` bytes are complete, it is an ordinary file again: true.
     pub fn settle(&mut self, size: u64, pages: &SlotPages, file: BorrowedFd<'_>, key: &MacKey) -> Result<bool, Errno> {
-        if !self.sparse {
+        if !self.sparse || !self.delayed.is_empty() {
             return Ok(false);
         }
         let end = blocks(size);
@@ -197,7 +222,13 @@ impl SkipMap {
             .collect();
         for (region, m) in stored {
             let bits = self.regions.get_mut().get(&region).map(|map| map.bits[m]);
-            let Some(bits) = bits else { continue };
+            let Some(mut bits) = bits else { continue };
+            for (byte, mask) in self.delayed.keys().filter_map(|&group| match place(group) {
+                (of, (number, byte, mask)) if (of, number) == (region, m) => Some((byte, mask)),
+                _ => None,
+            }) {
+                bits[byte] &= !mask;
+            }
             let at = m * MAP_RECORD_LEN;
             let page = pages.load_mut(map_page(region), file)?;
             page[at..at + MAP_RECORD_LEN].copy_from_slice(&map_record_to_bytes(key, region, m, &bits));

@@ -12,25 +12,51 @@ struct Bench {
     volume: Arc<Volume>,
     path: std::path::PathBuf,
     key: SecretBytes,
+    root: OwnedFd,
+}
+
+fn volume_keys(suite: Suite) -> VolumeKeys {
+    VolumeKeys::derive(suite, [3; 16], &SecretBytes::copy_of(&[1; 32][..suite.key_len()]).expect("fits"))
+}
+
+/// A session of the volume, as a mount begins one.
+fn mount(root: &OwnedFd, suite: Suite, durability: Durability) -> Arc<Volume> {
+    let keys = volume_keys(suite);
+    let sessions = Sessions::open(root.as_fd(), keys.state.clone(), false).expect("opens");
+    let redo = Redo::new(root.as_fd(), sessions.crashed()).expect("a descriptor");
+    sessions.begin().expect("begins");
+    Arc::new(Volume { keys, sessions, redo, durability })
 }
 
 impl Bench {
     fn new(suite: Suite) -> Self {
+        Self::with(suite, Durability::Safe)
+    }
+
+    fn with(suite: Suite, durability: Durability) -> Self {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let root = backing::open_root(dir.path()).expect("opens");
-        let volume_key = SecretBytes::copy_of(&[1; 32][..suite.key_len()]).expect("fits");
-        let keys = VolumeKeys::derive(suite, [3; 16], &volume_key);
-        Sessions::create(root.as_fd(), &keys.state).expect("writes");
-        let sessions = Sessions::open(root.as_fd(), keys.state.clone(), false).expect("opens");
-        sessions.begin().expect("begins");
+        Sessions::create(root.as_fd(), &volume_keys(suite).state).expect("writes");
         let path = dir.path().join("file");
         std::fs::File::create(&path).expect("creates");
         Self {
-            volume: Arc::new(Volume { keys, sessions }),
+            volume: mount(&root, suite, durability),
+            root,
             path,
             key: SecretBytes::copy_of(&[2; 32][..suite.key_len()]).expect("fits"),
             _dir: dir,
         }
+    }
+
+    /// The daemon died, and the volume is mounted again.
+    fn killed(&mut self) {
+        self.volume = mount(&self.root, self.volume.keys.suite, self.volume.durability);
+    }
+
+    /// A clean end and another mount.
+    fn remount(&mut self) {
+        self.volume.sessions.end(&self.volume.redo).expect("ends");
+        self.killed();
     }
 
     fn try_open(&self) -> Result<Content> {
@@ -221,11 +247,21 @@ fn a_flipped_byte_is_an_error_or_changes_nothing() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Write { off: u64, len: usize },
+    Write {
+        off: u64,
+        len: usize,
+    },
     SetSize(u64),
-    Punch { off: u64, len: u64 },
+    Punch {
+        off: u64,
+        len: u64,
+    },
     Sync,
+    EndRound,
     Reopen,
+    Remount,
+    /// The daemon dies; the machine goes on.
+    Kill,
     Seek(u64),
 }
 
@@ -248,7 +284,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::SetSize(0)),
         2 => (offset(), 1..200_000u64).prop_map(|(off, len)| Op::Punch { off, len }),
         1 => Just(Op::Sync),
-        2 => Just(Op::Reopen),
+        1 => Just(Op::EndRound),
+        1 => Just(Op::Reopen),
+        1 => Just(Op::Remount),
+        1 => Just(Op::Kill),
         1 => offset().prop_map(Op::Seek),
     ]
 }
@@ -263,7 +302,12 @@ fn check(content: &Content, model: &[u8]) {
 }
 
 fn run(suite: Suite, ops: &[Op]) {
-    let bench = Bench::new(suite);
+    run_with(suite, Durability::Safe, ops);
+    run_with(suite, Durability::Fast, ops);
+}
+
+fn run_with(suite: Suite, durability: Durability, ops: &[Op]) {
+    let mut bench = Bench::with(suite, durability);
     let mut content = bench.open();
     let mut model: Vec<u8> = Vec::new();
     let mut scratch = Scratch::new();
@@ -290,9 +334,26 @@ fn run(suite: Suite, ops: &[Op]) {
                 model[from..to].fill(0);
             }
             Op::Sync => content.sync().expect("syncs"),
-            Op::Reopen => {
+            Op::EndRound => content.end_round().expect("ends"),
+            Op::Reopen | Op::Remount => {
+                content.end_round().expect("ends");
                 content.close().expect("closes");
                 drop(content);
+                if matches!(op, Op::Remount) {
+                    bench.remount();
+                }
+                content = bench.open();
+            }
+            Op::Kill => {
+                // A hole whose filling waits is a hole again.
+                let mut from = 0;
+                while let Some(block) = content.round.first_fill(from..u64::MAX) {
+                    let end = ((block + 1) * BLOCK).min(content.size()) as usize;
+                    model[(block * BLOCK) as usize..end].fill(0);
+                    from = block + 1;
+                }
+                drop(content);
+                bench.killed();
                 content = bench.open();
             }
             Op::Seek(off) => {

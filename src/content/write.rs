@@ -1,17 +1,19 @@
 //! Writing: sealing blocks and issuing what belongs to them (`docs/FORMAT.md` section 8).
 //!
-//! The order of the calls is the one of section 8's table. In durability `fast` the second half of a change follows
-//! its first at once; where a block with data is overwritten, slot goes before page, so that a daemon that dies
-//! between them leaves the older version good; where a hole is filled, page goes before slot.
+//! The order of the calls is the one of section 8's table. Blocks at risk are changed in two halves, of which the second
+//! waits in the file's round. For all others, in durability `fast` for all, the second half follows the first at once:
+//! where a block with data is overwritten, slot goes before page, so that a daemon that dies between them leaves the
+//! older version good; where a hole is filled, page goes before slot.
 
-use std::io::IoSlice;
 use std::ops::Range;
 
+use crate::durable::redo::Place;
 use crate::format::block::{Kind, VERSION_LEN};
 use crate::format::layout::SLOT_LEN;
 
 use super::io::{runs, slot_pages};
 use super::pages::slot_in;
+use super::round::Waiting;
 use super::*;
 
 /// Full blocks of a write that were sealed before the content's lock was taken, under a guess of what each block's
@@ -20,6 +22,54 @@ use super::*;
 pub struct Sealed {
     first: u64,
     versions: Vec<Version>,
+}
+
+/// How blocks are written: one call to the backing has only one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    /// Not at risk: at once.
+    Fresh,
+    /// At risk, data over data: slots and redo file first, pages later.
+    Over,
+    /// At risk, data over holes: pages first, slots later.
+    Fill,
+}
+
+impl Run {
+    fn of(at_risk: bool, data: bool) -> Self {
+        match (at_risk, data) {
+            (false, _) => Self::Fresh,
+            (true, true) => Self::Over,
+            (true, false) => Self::Fill,
+        }
+    }
+}
+
+/// What one run of a write puts where.
+struct Request<'a> {
+    off: u64,
+    data: &'a [u8],
+    range: Range<u64>,
+    /// The plaintext of blocks that `data` does not cover whole.
+    edges: &'a [(u64, Vec<u8>)],
+}
+
+impl Request<'_> {
+    fn edge(&self, block: u64) -> Option<&[u8]> {
+        self.edges.iter().find(|(edge, _)| *edge == block).map(|(_, plain)| &plain[..])
+    }
+
+    /// The whole plaintext of a block.
+    fn plain(&self, block: u64) -> &[u8] {
+        self.edge(block).unwrap_or_else(|| &self.data[(block * BLOCK - self.off) as usize..][..BLOCK_LEN])
+    }
+
+    /// The version of a block that was sealed ahead under the right guess.
+    fn sealed_ahead(&self, block: u64, meta: Meta, sealed: &Option<Sealed>) -> Option<Version> {
+        let sealed = sealed.as_ref().filter(|_| self.edge(block).is_none())?;
+        let version = sealed.versions.get(block.checked_sub(sealed.first)? as usize)?;
+        (version.meta == meta).then_some(*version)
+    }
 }
 
 impl Content {
@@ -53,6 +103,9 @@ impl Content {
         if block >= blocks(self.size) {
             return Some(0);
         }
+        if let Some((version, _)) = self.round.over(block) {
+            return Some(version.meta.seq);
+        }
         let page = self.pages.cached(slot_place(block).0)?;
         let slot = slot_in(&page, block);
         Some(match slot.shape() {
@@ -74,57 +127,243 @@ impl Content {
             return Ok(());
         }
         self.keys()?;
+        self.look_at_age();
         if let Some(sealed) = &sealed {
             self.reserve_seals(sealed.versions.len() as u64)?;
+        }
+        if end > self.size {
+            self.before_growth(scratch)?;
+        }
+        let last = (end - 1) / BLOCK;
+        if self.round.must_end_before(off / BLOCK..last + 1) {
+            self.end_round()?;
         }
         let mut off = off;
         let mut data = data;
         let mut sealed = sealed;
-        while let Some(boundary) = self.kind_boundary(off / BLOCK, (end - 1) / BLOCK)? {
-            let (head, tail) = data.split_at((boundary * BLOCK - off) as usize);
+        loop {
+            let (kind, mut stop) = self.next_run(off / BLOCK, last)?;
+            let mut places = Vec::new();
+            if kind == Run::Over {
+                let blocks = (stop - off / BLOCK) as usize;
+                places = self.volume.redo.take(blocks, self.volume.sessions.current())?;
+                stop = off / BLOCK + places.len() as u64;
+            }
+            if stop > last {
+                return self.write_run(kind, places, off, data, scratch, sealed);
+            }
+            let (head, tail) = data.split_at((stop * BLOCK - off) as usize);
             // What was sealed ahead lies in the buffer at the whole request's places.
             sealed = None;
-            self.write_run(off, head, scratch, None)?;
-            (off, data) = (boundary * BLOCK, tail);
+            self.write_run(kind, places, off, head, scratch, None)?;
+            (off, data) = (stop * BLOCK, tail);
         }
-        self.write_run(off, data, scratch, sealed)
     }
 
-    /// Where blocks inside the file change between such with data, whose slots are written before their pages, and
-    /// such without, whose pages go first: one call to the backing has only one kind.
-    fn kind_boundary(&mut self, first: u64, last: u64) -> Result<Option<u64>> {
-        let inside = blocks(self.size.min(self.recorded));
-        let (mut block, end) = (first, (last + 1).min(inside));
+    /// The blocks from `first` on that are written in one way, and where they end: at most behind `last`.
+    fn next_run(&self, first: u64, last: u64) -> Result<(Run, u64)> {
+        let (risk, inside) = (self.risk_blocks(), blocks(self.size.min(self.recorded)));
+        let end = (last + 1).min(if first < risk { risk } else { inside });
         let mut kind = None;
+        let mut block = first;
         while block < end {
             let page = self.pages.load(slot_place(block).0, self.file.as_fd())?;
             for block in block..layout::slot_page_blocks(block).end.min(end) {
                 let data = matches!(slot_in(&page, block).shape(), Shape::Data { .. });
                 if *kind.get_or_insert(data) != data {
-                    return Ok(Some(block));
+                    return Ok((Run::of(first < risk, !data), block));
                 }
             }
             block = layout::slot_page_blocks(block).end;
         }
-        Ok(None)
+        // Behind the end the kind is that of what is before it.
+        let stop = if first < risk { end } else { last + 1 };
+        Ok((Run::of(first < risk, kind == Some(true)), stop))
     }
 
-    fn write_run(&mut self, off: u64, data: &[u8], scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
+    fn write_run(
+        &mut self,
+        kind: Run,
+        places: Vec<Place>,
+        off: u64,
+        data: &[u8],
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+    ) -> Result<()> {
         let end = off + data.len() as u64;
-        let (first, last) = (off / BLOCK, (end - 1) / BLOCK);
-        let edges = self.edges(off, data, end, scratch)?;
-        let new_size = end.max(self.size);
-        if new_size > self.size {
-            self.before_growth(scratch)?;
-        }
+        let range = off / BLOCK..(end - 1) / BLOCK + 1;
         let ahead = sealed.as_ref().map_or(0, |sealed| sealed.versions.len() as u64);
-        self.reserve_seals((last - first + 1).saturating_sub(ahead))?;
-        let written = self.issue(off, data, first..last + 1, new_size, &edges, scratch, sealed);
-        if written.is_err() {
-            self.after_failure();
+        let edges = self
+            .edges(off, data, end, scratch)
+            .and_then(|edges| self.reserve_seals((range.end - range.start).saturating_sub(ahead)).map(|()| edges));
+        let edges = match edges {
+            Ok(edges) => edges,
+            Err(e) => {
+                self.volume.redo.free(places);
+                return Err(e);
+            }
+        };
+        let request = Request { off, data, range, edges: &edges };
+        self.write_blocks(kind, places, &request, end.max(self.size), scratch, sealed)
+    }
+
+    /// Writes a block that is inside the file and was read once more, with the same end.
+    pub(super) fn write_again(&mut self, block: u64, plain: Vec<u8>, scratch: &mut Scratch) -> Result<()> {
+        self.reserve_seals(1)?;
+        if self.round.must_end_before(block..block + 1) {
+            self.end_round()?;
         }
+        let (kind, _) = self.next_run(block, block)?;
+        let places = match kind {
+            Run::Over => self.volume.redo.take(1, self.volume.sessions.current())?,
+            Run::Fill | Run::Fresh => Vec::new(),
+        };
+        let request = Request { off: block * BLOCK, data: &[], range: block..block + 1, edges: &[(block, plain)] };
+        self.write_blocks(kind, places, &request, self.size, scratch, None)
+    }
+
+    fn write_blocks(
+        &mut self,
+        kind: Run,
+        places: Vec<Place>,
+        request: &Request<'_>,
+        new_size: u64,
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+    ) -> Result<()> {
+        let written = match kind {
+            Run::Fresh => {
+                let written = self.issue(request, new_size, scratch, sealed);
+                if written.is_err() {
+                    self.after_failure();
+                }
+                written
+            }
+            Run::Over => self.overwrite(places, request, scratch, sealed).and_then(|()| self.finish_inside(new_size)),
+            Run::Fill => self.fill(request, scratch, sealed).and_then(|()| self.finish_inside(new_size)),
+        };
         self.pages.trim();
         written
+    }
+
+    /// After the first half of a change at risk: the file may end later inside its last block.
+    fn finish_inside(&mut self, new_size: u64) -> Result<()> {
+        self.finish(new_size, false, false, false)
+    }
+
+    /// First half of data over data: the ciphertext in the redo file, the version in the slot. After an error each block
+    /// has its old or its new content, and reads so.
+    fn overwrite(
+        &mut self,
+        places: Vec<Place>,
+        request: &Request<'_>,
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+    ) -> Result<()> {
+        self.look_at_tail(request.range.clone(), scratch);
+        let count = (request.range.end - request.range.start) as usize;
+        let mut versions = Vec::with_capacity(count);
+        let first_half = self.issue_overwrite(&places, request, scratch, sealed, &mut versions);
+        if first_half.is_err() {
+            for number in slot_pages(request.range.start, request.range.end - 1) {
+                self.pages.forget(number);
+            }
+            self.newest = false;
+            self.record_stale = true;
+        }
+        let mut free = Vec::new();
+        for (n, (&(version, half), &place)) in versions.iter().zip(&places).enumerate() {
+            let block = request.range.start + n as u64;
+            let in_slot = first_half.is_ok()
+                || self
+                    .pages
+                    .load(slot_place(block).0, self.file.as_fd())
+                    .is_ok_and(|page| slot_in(&page, block).version(half) == Some(&version));
+            if in_slot {
+                let page = scratch.sealed(count * BLOCK_LEN)[n * BLOCK_LEN..][..BLOCK_LEN].into();
+                self.wait_for_barrier(block, Waiting::Over { version, half, page, place });
+            } else {
+                free.push(place);
+            }
+        }
+        free.extend(&places[versions.len()..]);
+        self.volume.redo.free(free);
+        first_half
+    }
+
+    fn issue_overwrite(
+        &mut self,
+        places: &[Place],
+        request: &Request<'_>,
+        scratch: &mut Scratch,
+        sealed: Option<Sealed>,
+        versions: &mut Vec<(Version, usize)>,
+    ) -> Result<()> {
+        let (mut nonces, mut edit) = (Nonces::for_request(), Edit::default());
+        self.seal_range(request, scratch, sealed, &mut nonces, &mut edit, Some(versions))?;
+        let file_id = self.keys()?.header.file_id;
+        let sealed = &*scratch.sealed(versions.len() * BLOCK_LEN);
+        let blocks = (request.range.start..).zip(versions.iter()).zip(sealed.chunks_exact(BLOCK_LEN));
+        let volume = self.volume.clone();
+        volume.redo.write(places, file_id, blocks.map(|((block, &(version, _)), page)| (block, version, page)))?;
+        Ok(edit.flush(&self.pages, self.file.as_fd())?)
+    }
+
+    /// First half of data over holes: the pages. After an error a block has its old or its new content, and reads so.
+    fn fill(&mut self, request: &Request<'_>, scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
+        self.look_at_tail(request.range.clone(), scratch);
+        let versions = self.seal_fills(request, scratch, sealed)?;
+        let file = self.file.clone();
+        let (first, last) = (request.range.start, request.range.end - 1);
+        let data = &*scratch.sealed(versions.len() * BLOCK_LEN);
+        let mut written = Ok(());
+        for run in runs(first, last) {
+            let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
+            written = backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK);
+            if written.is_err() {
+                break;
+            }
+        }
+        for (block, version) in request.range.clone().zip(versions) {
+            // Where a page was written in vain, the block is the hole that its slot says; one that waited already may
+            // have lost its page.
+            if written.is_ok() || self.page_matches(block, &version, scratch)? {
+                self.wait_for_barrier(block, Waiting::Fill { version });
+            } else if let Some(Waiting::Fill { version }) = self.round.get(block)
+                && !self.page_matches(block, &{ *version }, scratch)?
+            {
+                self.wait_no_more(block);
+            }
+        }
+        Ok(written?)
+    }
+
+    /// Seals the blocks of `request`, which are holes, into `scratch`.
+    fn seal_fills(&self, request: &Request<'_>, scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<Vec<Version>> {
+        let keys = self.keys()?;
+        let meta = Meta { epoch: keys.epoch, kind: Kind::Data, seq: 0 };
+        let mut nonces = Nonces::for_request();
+        let len = (request.range.end - request.range.start) as usize * BLOCK_LEN;
+        let seal = |block: u64| match request.sealed_ahead(block, meta, &sealed) {
+            Some(version) => version,
+            None => {
+                let page = &mut scratch.sealed(len)[(block - request.range.start) as usize * BLOCK_LEN..][..BLOCK_LEN];
+                page.copy_from_slice(request.plain(block));
+                block::seal_block(&keys.current, block, meta, &mut nonces, page)
+            }
+        };
+        Ok(request.range.clone().map(seal).collect())
+    }
+
+    /// Before the last block, at risk, gets a new version: whether the durable one has zeros behind the file's end is
+    /// not to be seen any more after (rule 4 (b)).
+    fn look_at_tail(&mut self, range: Range<u64>, scratch: &mut Scratch) {
+        let (last, inside) = (self.size / BLOCK, (self.size % BLOCK) as usize);
+        if inside == 0 || !range.contains(&last) || self.tail_zero.is_some() {
+            return;
+        }
+        let read = self.read_blocks(last, 1, scratch);
+        self.tail_zero = Some(read.is_err() || scratch.data(BLOCK_LEN)[inside..].iter().all(|&b| b == 0));
     }
 
     /// The plaintext of the blocks that the write covers in part: the first, the last, or both.
@@ -151,19 +390,15 @@ impl Content {
         Ok(out)
     }
 
-    /// Seals and writes the blocks `range` and all that belongs to it: marks, slots, map, record, length. `edges` has
-    /// the plaintext of blocks that `data` does not cover whole.
-    #[allow(clippy::too_many_arguments)] // one request's facts; a struct of them would be built and taken apart here
-    pub(super) fn issue(
+    /// Seals and writes blocks that are not at risk, and all that belongs to them: marks, slots, map, record, length.
+    fn issue(
         &mut self,
-        off: u64,
-        data: &[u8],
-        range: Range<u64>,
+        request: &Request<'_>,
         new_size: u64,
-        edges: &[(u64, Vec<u8>)],
         scratch: &mut Scratch,
         sealed: Option<Sealed>,
     ) -> Result<()> {
+        let range = &request.range;
         let mut nonces = Nonces::for_request();
         let new_file = self.stored_len == 0;
         let mut edit = Edit::default();
@@ -171,7 +406,7 @@ impl Content {
             self.stage_header(&mut edit)?;
         }
         let becomes_sparse = self.enter(new_size, Some(range.clone()), &mut nonces, &mut edit)?;
-        let slots_first = self.seal_range(off, data, range.clone(), edges, scratch, sealed, &mut nonces, &mut edit)?;
+        let slots_first = self.seal_range(request, scratch, sealed, &mut nonces, &mut edit, None)?;
         let completed = self.complete_groups(range.clone(), new_size, &mut nonces, &mut edit)?;
         let old_size = self.size;
         if new_file {
@@ -192,16 +427,7 @@ impl Content {
 
     /// After the data and its slots: map bits, record, stored length.
     pub(super) fn finish(&mut self, new_size: u64, became_sparse: bool, completed: bool, recorded: bool) -> Result<()> {
-        let file = self.file.clone();
-        let mut map = Edit::default();
-        if self.skipped.sparse() {
-            let key = self.keys()?.file.record.clone();
-            self.skipped.stage(new_size, &mut self.pages, file.as_fd(), &key, &mut map)?;
-            map.flush(&self.pages, file.as_fd())?;
-            if completed && self.skipped.settle(new_size, &self.pages, file.as_fd(), &key)? {
-                self.record_stale = true;
-            }
-        }
+        self.write_map(new_size, completed)?;
         let grew = new_size != self.size;
         if grew {
             let old = self.size;
@@ -219,6 +445,22 @@ impl Content {
         self.set_stored_len(stored_len(self.size))
     }
 
+    /// Writes the map of a sparse file where it changed. If groups were `completed` they may have been the last.
+    pub(super) fn write_map(&mut self, size: u64, completed: bool) -> Result<()> {
+        if !self.skipped.sparse() {
+            return Ok(());
+        }
+        let file = self.file.clone();
+        let key = self.keys()?.file.record.clone();
+        let mut map = Edit::default();
+        self.skipped.stage(size, &mut self.pages, file.as_fd(), &key, &mut map)?;
+        map.flush(&self.pages, file.as_fd())?;
+        if completed && self.skipped.settle(size, &self.pages, file.as_fd(), &key)? {
+            self.record_stale = true;
+        }
+        Ok(())
+    }
+
     /// Both header copies of a new file, in a fresh head page.
     pub(super) fn stage_header(&mut self, edit: &mut Edit) -> Result<()> {
         let bytes = self.keys()?.header.to_bytes(self.volume.keys.suite, &self.volume.keys.header)?;
@@ -230,20 +472,18 @@ impl Content {
         Ok(())
     }
 
-    /// Seals every block of `range` into `scratch` and puts its version into its slot. True if some block inside the
-    /// file has data, whose slot has to be written before its page.
-    #[allow(clippy::too_many_arguments)] // as issue()
+    /// Seals every block of `request` into `scratch` and puts its version into its slot. True if some block inside the
+    /// file has data, whose slot has to be written before its page. Where the pages wait, `waiting` gets versions and halves.
     fn seal_range(
         &mut self,
-        off: u64,
-        data: &[u8],
-        range: Range<u64>,
-        edges: &[(u64, Vec<u8>)],
+        request: &Request<'_>,
         scratch: &mut Scratch,
         sealed: Option<Sealed>,
         nonces: &mut Nonces,
         edit: &mut Edit,
+        mut waiting: Option<&mut Vec<(Version, usize)>>,
     ) -> Result<bool> {
+        let range = request.range.clone();
         let keys = self.keys()?;
         let (key, epoch) = (keys.current.clone(), keys.epoch);
         let len = (range.end - range.start) as usize * BLOCK_LEN;
@@ -261,21 +501,12 @@ impl Content {
                 None => (0, 0),
             };
             let meta = Meta { epoch, kind: Kind::Data, seq };
-            let edge = edges.iter().find(|(edge, _)| *edge == block);
-            let ahead = sealed
-                .as_ref()
-                .filter(|_| edge.is_none())
-                .and_then(|sealed| sealed.versions.get(block.checked_sub(sealed.first)? as usize))
-                .filter(|version| version.meta == meta);
-            let version = match ahead {
-                Some(version) => *version,
+            let version = match request.sealed_ahead(block, meta, &sealed) {
+                Some(version) => version,
                 None => {
-                    again += u32::from(sealed.is_some() && edge.is_none());
+                    again += u32::from(sealed.is_some() && request.edge(block).is_none());
                     let page = &mut scratch.sealed(len)[(block - range.start) as usize * BLOCK_LEN..][..BLOCK_LEN];
-                    match edge {
-                        Some((_, plain)) => page.copy_from_slice(plain),
-                        None => page.copy_from_slice(&data[(block * BLOCK - off) as usize..][..BLOCK_LEN]),
-                    }
+                    page.copy_from_slice(request.plain(block));
                     block::seal_block(&key, block, meta, nonces, page)
                 }
             };
@@ -285,8 +516,10 @@ impl Content {
             }
             page[at + half * VERSION_LEN..][..VERSION_LEN].copy_from_slice(&version.to_bytes());
             edit.touch(number, at..at + SLOT_LEN);
-            if !self.newest {
-                self.good.insert(block, half);
+            match &mut waiting {
+                Some(waiting) => waiting.push((version, half)),
+                None if !self.newest => drop(self.good.insert(block, half)),
+                None => {}
             }
         }
         // Blocks whose guess was wrong were sealed twice.
@@ -296,7 +529,7 @@ impl Content {
 
     /// Groups that `range` writes into and that are new or have skipped slots: those slots get marks, and the group
     /// is complete. True if some group became complete that counts as skipped.
-    fn complete_groups(
+    pub(super) fn complete_groups(
         &mut self,
         range: Range<u64>,
         new_size: u64,
@@ -333,6 +566,9 @@ impl Content {
             }
             if self.skipped.sparse() {
                 self.skipped.set(group, true);
+                if self.at_risk(group.first_block()) {
+                    self.skipped.delay(group, self.round.stamp());
+                }
                 completed |= begun || !complete;
             }
         }
@@ -431,6 +667,8 @@ impl Content {
         self.size = 0;
         self.recorded = 0;
         self.synced = 0;
+        self.risk = 0;
+        self.abandon_round();
         self.stored_len = 0;
         self.newest = true;
         self.record_stale = false;

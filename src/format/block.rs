@@ -58,7 +58,9 @@ pub enum Half {
 }
 
 impl Half {
-    fn from_bytes(bytes: &[u8]) -> Self {
+    /// # Panics
+    /// If `bytes` has fewer than [`VERSION_LEN`] bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         if bytes.iter().all(|&b| b == 0) {
             return Self::None;
         }

@@ -127,7 +127,8 @@ impl Fs {
         }
         let file = self.open_shared(inode, true, ready)?;
         let key = if size > 0 { self.ensure_key(&file, ready) } else { Ok(()) };
-        let set = key.and_then(|()| with_scratch(|scratch| Ok(file.content.write().set_size(size, scratch)?)));
+        let set =
+            key.and_then(|()| with_scratch(|scratch| self.change(&file, |content| content.set_size(size, scratch))));
         self.close_shared(&file)?;
         set
     }

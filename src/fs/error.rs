@@ -105,6 +105,8 @@ fn content_errno(e: &ContentError) -> i32 {
     match e {
         ContentError::Backing(e) => e.raw_os_error(),
         ContentError::TooBig => libc::EFBIG,
+        // Rounds were ended and all was synced, and yet there is no place: somebody else was faster, again and again.
+        ContentError::RedoFull => libc::EAGAIN,
         // No nonce is left: there is room on the disk, yet none for this file.
         ContentError::Exhausted => libc::EDQUOT,
         ContentError::Header(_)

@@ -69,7 +69,9 @@ impl Fs {
         if handle.write {
             handle.file.writers.fetch_sub(1, Ordering::Relaxed);
         }
-        self.close_shared(&handle.file)
+        self.close_shared(&handle.file)?;
+        self.end_if_unlinked(&handle.file);
+        Ok(())
     }
 
     /// Reads up to `len` bytes at `off` and hands them to `done`; fewer only at the end of the file.
@@ -105,10 +107,10 @@ impl Fs {
         self.write_open(&handle.file, off, data)
     }
 
-    fn write_open(&self, file: &OpenFile, off: u64, data: &[u8]) -> Result<()> {
+    fn write_open(&self, file: &Arc<OpenFile>, off: u64, data: &[u8]) -> Result<()> {
         with_scratch(|scratch| {
-            let sealed = file.content.read().seal_ahead(off, data, scratch);
-            Ok(file.content.write().write_at(off, data, scratch, sealed)?)
+            let mut sealed = file.content.read().seal_ahead(off, data, scratch);
+            self.change(file, |content| content.write_at(off, data, scratch, sealed.take()))
         })
     }
 
@@ -120,12 +122,17 @@ impl Fs {
         }
         let file = &handle.file;
         // With the lock that setting times takes: a record that is written here keeps the mtime.
-        let open = file.inode.open.lock();
-        let sync = file.content.write().begin_sync()?;
-        drop(open);
-        // Not under the lock: readers and writers go on.
-        sync.barrier()?;
-        file.content.write().end_sync(&sync);
+        loop {
+            let open = file.inode.open.lock();
+            let sync = file.content.write().begin_sync()?;
+            drop(open);
+            // Not under the lock: readers and writers go on.
+            sync.barrier()?;
+            let _open = file.inode.open.lock();
+            if !file.content.write().end_sync(&sync)? {
+                break;
+            }
+        }
         let dir = file.inode.unsynced_in.lock().take();
         if let Some(dir) = dir
             && let Err(e) = self.sync_names(&dir)
@@ -156,14 +163,15 @@ impl Fs {
             self.ensure_key(file, ready)?;
         }
         with_scratch(|scratch| {
-            let mut content = file.content.write();
-            if matches!(how, Allocate::Punch | Allocate::Zero { .. }) {
-                content.punch(off, len, scratch)?;
-            }
-            if grows && end > content.size() {
-                content.set_size(end, scratch)?;
-            }
-            Ok(())
+            self.change(file, |content| {
+                if matches!(how, Allocate::Punch | Allocate::Zero { .. }) {
+                    content.punch(off, len, scratch)?;
+                }
+                if grows && end > content.size() {
+                    content.set_size(end, scratch)?;
+                }
+                Ok(())
+            })
         })
     }
 
@@ -216,7 +224,7 @@ impl Fs {
         Ok(done)
     }
 
-    fn copy_step(&self, source: &OpenFile, from: u64, target: &OpenFile, to: u64, len: usize) -> Result<usize> {
+    fn copy_step(&self, source: &OpenFile, from: u64, target: &Arc<OpenFile>, to: u64, len: usize) -> Result<usize> {
         let data = with_scratch(|scratch| {
             let range = source.content.read().read_at(from, len, scratch)?;
             Ok::<_, FsError>(scratch.data(range.end)[range].to_vec())
@@ -225,12 +233,13 @@ impl Fs {
         if data.iter().all(|&b| b == 0) {
             // A hole, or as good as one.
             with_scratch(|scratch| {
-                let mut content = target.content.write();
-                content.punch(to, data.len() as u64, scratch)?;
-                if end > content.size() {
-                    content.set_size(end, scratch)?;
-                }
-                Ok::<_, FsError>(())
+                self.change(target, |content| {
+                    content.punch(to, data.len() as u64, scratch)?;
+                    if end > content.size() {
+                        content.set_size(end, scratch)?;
+                    }
+                    Ok(())
+                })
             })?;
         } else {
             self.write_open(target, to, &data)?;

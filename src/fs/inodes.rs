@@ -311,6 +311,13 @@ impl Inodes {
         self.corrections.lock().insert(inode.id, *correction);
     }
 
+    /// Counts a look-up of an inode that is in the table, so that it stays there; [`Self::forget`] takes it back.
+    pub fn hold(&self, inode: &Inode) {
+        if let Some(known) = self.shard(inode.id).write().get_mut(&inode.id) {
+            known.lookups += 1;
+        }
+    }
+
     pub fn forget(&self, id: u64, lookups: u64) {
         if id == ROOT {
             return;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
@@ -21,12 +21,14 @@ use super::{Fs, FsError, Result, Wait};
 pub struct OpenFile {
     pub inode: Arc<Inode>,
     pub content: RwLock<Content>,
-    /// Handles and operations that use it; changed under [`Inode::open`].
-    users: AtomicUsize,
+    /// Handles, operations and a round that use it. Falls to 0 under [`Inode::open`] only.
+    pub(super) users: AtomicUsize,
+    /// Second halves of its changes wait; changed under the content's lock.
+    pub(super) waiting: AtomicBool,
     /// Handles that may write: the kernel may hold pages that were not written back.
     pub writers: AtomicUsize,
     /// Whether the backing descriptor is open for writing.
-    writable: std::sync::atomic::AtomicBool,
+    writable: AtomicBool,
 }
 
 impl OpenFile {
@@ -35,6 +37,7 @@ impl OpenFile {
             inode,
             content: RwLock::new(content),
             users: AtomicUsize::new(1),
+            waiting: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             writable: writable.into(),
         })

@@ -1,0 +1,305 @@
+//! The round of a file: second halves of changes, which wait for a barrier (`docs/FORMAT.md` section 8).
+//!
+//! A change of a block *at risk*, that is, one that may be durable already, has two halves. The first is issued at once;
+//! the second waits here until a barrier has made the first durable. Reads see the whole. Blocks that are not at risk
+//! have no halves, and nothing waits in durability `fast`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::durable::redo::Place;
+use crate::format::layout::SLOT_LEN;
+
+use super::io::runs;
+use super::pages::Edit;
+use super::*;
+
+/// The second half of a change.
+pub(super) enum Waiting {
+    /// Data over data: the new version is in the slot, its ciphertext in the redo file. The page has to be written.
+    Over { version: Version, half: usize, page: Box<[u8]>, place: Place },
+    /// Data over a hole: the page is written. The slot has to name it.
+    Fill { version: Version },
+    /// A hole over data: the mark is in the slot. The page's space can be given back.
+    Punch,
+}
+
+struct Entry {
+    waiting: Waiting,
+    /// [`Round::stamp`] when the first half was issued.
+    stamp: u64,
+}
+
+/// What waits of one file.
+#[derive(Default)]
+pub(super) struct Round {
+    entries: BTreeMap<u64, Entry>,
+    /// Counts the barriers that were begun: one that begins covers what has a lower stamp after.
+    stamp: u64,
+    /// Places whose pages were issued, under the stamp of that time.
+    issued: Vec<(Place, u64)>,
+}
+
+impl Round {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    pub fn get(&self, block: u64) -> Option<&Waiting> {
+        self.entries.get(&block).map(|entry| &entry.waiting)
+    }
+
+    /// The version and half of a block that waits to be overwritten.
+    pub fn over(&self, block: u64) -> Option<(&Version, usize)> {
+        match self.get(block)? {
+            Waiting::Over { version, half, .. } => Some((version, *half)),
+            _ => None,
+        }
+    }
+
+    /// Whether the first data of `range` is a filled hole whose slot waits; gives its block.
+    pub fn first_fill(&self, range: Range<u64>) -> Option<u64> {
+        self.entries
+            .range(range)
+            .find(|(_, entry)| matches!(entry.waiting, Waiting::Fill { .. }))
+            .map(|(&block, _)| block)
+    }
+
+    /// Whether the round has to end before a change of `range`: a barrier under way, or one that failed, counts on what
+    /// waits there; or a block was punched in this round, whose page must stay until the mark is durable.
+    pub fn must_end_before(&self, range: Range<u64>) -> bool {
+        self.entries.range(range).any(|(_, entry)| entry.stamp != self.stamp || matches!(entry.waiting, Waiting::Punch))
+    }
+
+    fn insert(&mut self, block: u64, waiting: Waiting) -> Option<Waiting> {
+        let stamp = self.stamp;
+        self.entries.insert(block, Entry { waiting, stamp }).map(|entry| entry.waiting)
+    }
+
+    /// Blocks whose second half may be issued once a barrier with `stamp` is through, and which `wanted` says.
+    fn due(&self, stamp: u64, wanted: impl Fn(&Waiting) -> bool) -> Vec<u64> {
+        let due = self.entries.iter().filter(|(_, entry)| entry.stamp < stamp && wanted(&entry.waiting));
+        due.map(|(&block, _)| block).collect()
+    }
+}
+
+impl Content {
+    /// Whether changes of this block have two halves.
+    pub(super) fn at_risk(&self, block: u64) -> bool {
+        block < self.risk_blocks()
+    }
+
+    pub(super) fn risk_blocks(&self) -> u64 {
+        if self.volume.durability == Durability::Safe { blocks(self.risk.min(self.size)) } else { 0 }
+    }
+
+    /// Before a change: what was written before the last [`Sessions::age`] is at risk. Within [`Sessions::change`], which
+    /// makes a rotation wait for the change.
+    pub(super) fn look_at_age(&mut self) {
+        let aged = self.volume.sessions.aged();
+        if self.aged != aged {
+            self.aged = aged;
+            self.risk = self.risk.max(self.recorded);
+        }
+    }
+
+    /// Whether second halves wait.
+    pub fn waits(&self) -> bool {
+        !self.round.is_empty()
+    }
+
+    /// Lets a second half wait; what waited for the block before is done with.
+    pub(super) fn wait_for_barrier(&mut self, block: u64, waiting: Waiting) {
+        let pages = isize::from(matches!(waiting, Waiting::Over { .. }));
+        let before = self.round.insert(block, waiting);
+        self.volume.redo.count_waiting(pages);
+        if let Some(Waiting::Over { place, .. }) = before {
+            // Its version is in no slot any more that a crash could show without the good one beside it.
+            self.volume.redo.count_waiting(-1);
+            self.volume.redo.free([place]);
+        }
+    }
+
+    /// Forgets what waits for a block whose change was overtaken. Its place is free after the next barrier.
+    pub(super) fn wait_no_more(&mut self, block: u64) {
+        if let Some(Entry { waiting: Waiting::Over { place, .. }, .. }) = self.round.entries.remove(&block) {
+            self.volume.redo.count_waiting(-1);
+            self.round.issued.push((place, self.round.stamp));
+        }
+    }
+
+    /// Forgets what waits for the blocks from `first` on.
+    pub(super) fn wait_no_more_from(&mut self, first: u64) {
+        let gone: Vec<u64> = self.round.entries.range(first..).map(|(&block, _)| block).collect();
+        for block in gone {
+            self.wait_no_more(block);
+        }
+    }
+
+    /// Nothing waits any more. The places are free once everything is durable.
+    pub fn abandon_round(&mut self) {
+        self.wait_no_more_from(0);
+        self.volume.redo.orphan(self.round.issued.drain(..).map(|(place, _)| place));
+    }
+
+    /// B, then the second halves of all that waits; what is issued here needs another barrier to be durable.
+    pub(super) fn end_round(&mut self) -> Result<()> {
+        let sync = self.begin_barrier();
+        sync.barrier()?;
+        self.after_barrier(&sync).map(drop)
+    }
+
+    /// A barrier begins: what is issued up to here is at risk from now on.
+    pub(super) fn begin_barrier(&mut self) -> Sync {
+        self.risk = self.risk.max(self.recorded);
+        self.round.stamp += 1;
+        let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
+        Sync {
+            file: self.file.clone(),
+            redo: if over { self.volume.redo.file() } else { None },
+            recorded: self.recorded,
+            cuts: self.cuts,
+            stamp: self.round.stamp,
+        }
+    }
+
+    /// What a barrier that is through allows: sizes are durable, places free, map bits may be written, second halves
+    /// issued. True if slots of filled holes were among those: they need a barrier of their own to be durable.
+    pub(super) fn after_barrier(&mut self, sync: &Sync) -> Result<bool> {
+        if self.cuts == sync.cuts {
+            self.synced = sync.recorded.min(self.recorded);
+        }
+        self.cuts_synced = self.cuts_synced.max(sync.cuts);
+        let free = self.round.issued.extract_if(.., |(_, stamp)| *stamp < sync.stamp).map(|(place, _)| place);
+        self.volume.redo.free(free.collect::<Vec<_>>());
+        let released = self.skipped.release(sync.stamp);
+        if !released && self.round.due(sync.stamp, |_| true).is_empty() {
+            return Ok(false);
+        }
+        let volume = self.volume.clone();
+        let _change = volume.sessions.change();
+        // Nobody changed anything now: the file's mtime, which the kernel has set by then, stays.
+        let before = backing::stat(self.file.as_fd())?;
+        let ended = self.second_halves(sync.stamp, released);
+        backing::set_mtime(self.file.as_fd(), &before)?;
+        if ended.is_err() {
+            self.newest = false;
+            self.record_stale = true;
+        }
+        ended
+    }
+
+    fn second_halves(&mut self, stamp: u64, released: bool) -> Result<bool> {
+        self.write_waiting_pages(stamp)?;
+        let filled = self.fill_waiting_slots(stamp)?;
+        self.punch_waiting_pages(stamp)?;
+        if (released || filled) && self.skipped.sparse() {
+            self.write_map(self.size, true)?;
+            if self.record_stale {
+                self.write_record()?;
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_waiting_pages(&mut self, stamp: u64) -> Result<()> {
+        let due = self.round.due(stamp, |waiting| matches!(waiting, Waiting::Over { .. }));
+        for run in consecutive(&due) {
+            let pages: Vec<IoSlice<'_>> = run
+                .clone()
+                .filter_map(|block| match self.round.get(block) {
+                    Some(Waiting::Over { page, .. }) => Some(IoSlice::new(&page[..])),
+                    _ => None,
+                })
+                .collect();
+            for (chunk, mut bufs) in pages.chunks(BUFS_PER_CALL).map(<[_]>::to_vec).enumerate() {
+                let at = data_page(run.start) + (chunk * BUFS_PER_CALL) as u64;
+                backing::write_vectored_at(self.file.as_fd(), &mut bufs, at * BLOCK)?;
+            }
+            for block in run {
+                if let Some((_, half)) = self.round.over(block) {
+                    if !self.newest {
+                        self.good.insert(block, half);
+                    }
+                    self.wait_no_more(block);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_waiting_slots(&mut self, stamp: u64) -> Result<bool> {
+        let due = self.round.due(stamp, |waiting| matches!(waiting, Waiting::Fill { .. }));
+        let mut rest = &due[..];
+        while let Some(&first) = rest.first() {
+            let end = layout::slot_page_blocks(first).end;
+            let (now, later) = rest.split_at(rest.partition_point(|&block| block < end));
+            rest = later;
+            if let Err(e) = self.fill_slots_of_page(now) {
+                self.pages.forget(slot_place(first).0);
+                return Err(e);
+            }
+        }
+        Ok(!due.is_empty())
+    }
+
+    /// The slots of `filled`, which share a page, in one write; with the marks that make their group complete.
+    fn fill_slots_of_page(&mut self, filled: &[u64]) -> Result<()> {
+        let file = self.file.clone();
+        let (mut nonces, mut edit) = (Nonces::for_request(), Edit::default());
+        for &block in filled {
+            let Some(Waiting::Fill { version }) = self.round.get(block) else { continue };
+            let version = version.to_bytes();
+            let (number, at) = slot_place(block);
+            let page = self.pages.load_mut(number, file.as_fd())?;
+            page[at..at + SLOT_LEN].fill(0);
+            page[at..at + version.len()].copy_from_slice(&version);
+            edit.touch(number, at..at + SLOT_LEN);
+        }
+        self.complete_groups(filled[0]..filled[0] + 1, self.size, &mut nonces, &mut edit)?;
+        edit.flush(&self.pages, file.as_fd())?;
+        for block in filled {
+            if !self.newest {
+                self.good.insert(*block, 0);
+            }
+            self.round.entries.remove(block);
+        }
+        Ok(())
+    }
+
+    fn punch_waiting_pages(&mut self, stamp: u64) -> Result<()> {
+        let due = self.round.due(stamp, |waiting| matches!(waiting, Waiting::Punch));
+        for run in consecutive(&due) {
+            backing::punch(self.file.as_fd(), data_page(run.start) * BLOCK, (run.end - run.start) * BLOCK)?;
+            for block in run {
+                self.round.entries.remove(&block);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.abandon_round();
+    }
+}
+
+/// Buffers of one call to the backing, below the system's limit of 1024.
+const BUFS_PER_CALL: usize = 512;
+
+/// Runs of blocks, all of them in `sorted`, whose pages are consecutive.
+fn consecutive(sorted: &[u64]) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::new();
+    let mut rest = sorted;
+    while let Some(&first) = rest.first() {
+        let n = rest.iter().zip(first..).take_while(|(block, next)| *block == next).count();
+        out.extend(runs(first, first + n as u64 - 1));
+        rest = &rest[n..];
+    }
+    out
+}

@@ -1,0 +1,346 @@
+//! The redo file of a mount, and those that sessions left which did not end (`docs/FORMAT.md` section 6).
+//!
+//! One file per mount, made at the first overwriting, grown in steps, renamed when the session gets another number, and
+//! removed at the clean end. A place is in one of three states: free; taken, by a block whose page waits; issued, its
+//! page was written but is not durable yet. Who frees an issued place has seen a barrier after the page was issued.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use crate::backing;
+use crate::format::REDO_PREFIX;
+use crate::format::block::Version;
+use crate::format::derived::FileId;
+use crate::format::layout::BLOCK_LEN;
+use crate::format::redo::{PLACE_HEAD_LEN, PLACE_LEN, PlaceHead};
+
+/// Places of a redo file at most: 64 MiB.
+const PLACES_MAX: u32 = (64 << 20) / PLACE_LEN as u32;
+/// How many places the file grows by, first choice first: a backing that is nearly full gets fewer.
+const STEPS: [u32; 3] = [1008, 126, 15];
+/// Pages that wait in the memory of a mount before its rounds are ended: 32 MiB.
+const WAITING_MAX: isize = (32 << 20) / BLOCK_LEN as isize;
+/// Places that one call to the backing writes: two buffers each, below the system's limit of 1024 buffers.
+const PLACES_PER_CALL: usize = 256;
+
+/// The number of a place; place j begins at byte 4160 · j.
+pub type Place = u32;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RedoError {
+    /// Rounds have to be ended, and what they wrote made durable, before there are places again.
+    #[error("every place of the redo file is in use")]
+    Full,
+    #[error("the redo file: {0}")]
+    Backing(#[from] Errno),
+}
+
+/// The redo file of this mount, and what earlier sessions left.
+pub struct Redo {
+    root: OwnedFd,
+    inner: Mutex<Inner>,
+    /// Sessions that had not ended when the volume was opened.
+    crashed: Vec<u32>,
+    left: OnceLock<Left>,
+    /// Pages that wait in memory.
+    waiting: AtomicIsize,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The file, and the session in its name.
+    file: Option<(Arc<OwnedFd>, u32)>,
+    places: u32,
+    free: Vec<Place>,
+    /// Issued, by files that are closed: free after the next `syncfs`.
+    orphans: Vec<Place>,
+}
+
+/// The places of redo files that sessions left.
+#[derive(Default)]
+struct Left {
+    files: Vec<OwnedFd>,
+    places: HashMap<(FileId, u64), Vec<LeftPlace>>,
+}
+
+/// A version whose page lies in a place of `Left::files[file]`.
+struct LeftPlace {
+    version: Version,
+    file: usize,
+    place: Place,
+}
+
+impl Redo {
+    /// `crashed`: the sessions whose redo files count.
+    pub fn new(root: BorrowedFd<'_>, crashed: Vec<u32>) -> Result<Self, Errno> {
+        let root = root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+        Ok(Self { root, inner: Mutex::default(), crashed, left: OnceLock::new(), waiting: AtomicIsize::new(0) })
+    }
+
+    /// Takes up to `want` places, at least one; `session` names the file if it has to be made.
+    pub fn take(&self, want: usize, session: u32) -> Result<Vec<Place>, RedoError> {
+        let mut inner = self.inner.lock();
+        if inner.free.is_empty() {
+            self.extend(&mut inner, session)?;
+        }
+        if inner.free.is_empty() {
+            return Err(RedoError::Full);
+        }
+        let keep = inner.free.len() - want.min(inner.free.len());
+        let mut places = inner.free.split_off(keep);
+        places.sort_unstable();
+        Ok(places)
+    }
+
+    /// Makes the file, or makes it longer. Allocated before use: overwriting needs no space on a full disk.
+    fn extend(&self, inner: &mut Inner, session: u32) -> Result<(), RedoError> {
+        let file = match &inner.file {
+            Some((file, _)) => file.clone(),
+            None => {
+                let name = file_name(session);
+                // One that is there was left by a daemon whose state file was put back: nobody needs it.
+                let file = match backing::create(self.root.as_fd(), name.as_bytes(), 0o600) {
+                    Err(Errno::EXIST) => {
+                        backing::unlink(self.root.as_fd(), name.as_bytes())?;
+                        backing::create(self.root.as_fd(), name.as_bytes(), 0o600)?
+                    }
+                    other => other?,
+                };
+                backing::fsync(self.root.as_fd())?;
+                inner.file.insert((Arc::new(file), session)).0.clone()
+            }
+        };
+        let mut failed = None;
+        for step in STEPS {
+            let step = step.min(PLACES_MAX - inner.places);
+            if step == 0 {
+                break;
+            }
+            let (from, len) = (u64::from(inner.places) * PLACE_LEN as u64, u64::from(step) * PLACE_LEN as u64);
+            match backing::allocate(file.as_fd(), from, len) {
+                Ok(()) => {
+                    // Lowest last, for places are taken from the end.
+                    inner.free.extend((inner.places..inner.places + step).rev());
+                    inner.places += step;
+                    return Ok(());
+                }
+                Err(e) => failed = Some(e),
+            }
+        }
+        match failed {
+            Some(e) if inner.places == 0 => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes blocks into places, which the caller took: consecutive ones in one call.
+    pub fn write<'a>(
+        &self,
+        places: &[Place],
+        file_id: FileId,
+        blocks: impl Iterator<Item = (u64, Version, &'a [u8])>,
+    ) -> Result<(), Errno> {
+        let file = self.file().ok_or(Errno::BADF)?;
+        let mut run: Vec<([u8; PLACE_HEAD_LEN], &[u8])> = Vec::new();
+        let mut start = 0;
+        for (&place, (block, version, page)) in places.iter().zip(blocks) {
+            if !run.is_empty() && (place != start + run.len() as Place || run.len() == PLACES_PER_CALL) {
+                write_run(file.as_fd(), start, &run)?;
+                run.clear();
+            }
+            if run.is_empty() {
+                start = place;
+            }
+            run.push((PlaceHead { file_id, block, version }.to_bytes(), page));
+        }
+        write_run(file.as_fd(), start, &run)
+    }
+
+    /// Places whose blocks do not need them any more, whatever a crash leaves.
+    pub fn free(&self, places: impl IntoIterator<Item = Place>) {
+        self.inner.lock().free.extend(places);
+    }
+
+    /// Places of a file that is closed: free after the next `syncfs`.
+    pub fn orphan(&self, places: impl IntoIterator<Item = Place>) {
+        self.inner.lock().orphans.extend(places);
+    }
+
+    /// Counts pages that wait in memory, or wait no more.
+    pub fn count_waiting(&self, change: isize) {
+        self.waiting.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// Whether so much waits in memory that rounds should be ended.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > WAITING_MAX
+    }
+
+    /// Whether a `syncfs` would free so many places that it is worth it.
+    pub fn wants_syncfs(&self) -> bool {
+        self.inner.lock().orphans.len() > PLACES_MAX as usize / 4
+    }
+
+    /// `syncfs`, after which the places of closed files are free.
+    pub fn syncfs(&self) -> Result<(), Errno> {
+        let orphans = std::mem::take(&mut self.inner.lock().orphans);
+        let synced = backing::syncfs(self.root.as_fd());
+        if synced.is_ok() {
+            self.free(orphans);
+        } else {
+            self.orphan(orphans);
+        }
+        synced
+    }
+
+    /// The file, for a barrier that covers what was written into it.
+    pub fn file(&self) -> Option<Arc<OwnedFd>> {
+        self.inner.lock().file.as_ref().map(|(file, _)| file.clone())
+    }
+
+    /// Gives the file the name of another session, durably: before the number of the old one leaves the list.
+    pub fn rename(&self, session: u32) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        let Some((_, old)) = &mut inner.file else { return Ok(()) };
+        let (from, to) = (file_name(*old), file_name(session));
+        let root = self.root.as_fd();
+        backing::rename(root, from.as_bytes(), root, to.as_bytes(), RenameFlags::empty())?;
+        *old = session;
+        backing::fsync(root)
+    }
+
+    /// Removes the file: after its session has left the list.
+    pub fn remove(&self) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        let Some((_, session)) = inner.file.take() else { return Ok(()) };
+        *inner = Inner::default();
+        backing::unlink(self.root.as_fd(), file_name(session).as_bytes())
+    }
+
+    /// The page of a block that a session which did not end was about to write: as it lies in a redo file, not verified.
+    pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> bool {
+        if self.crashed.is_empty() {
+            return false;
+        }
+        let left = self.left.get_or_init(|| Left::read(self.root.as_fd(), &self.crashed));
+        let Some(places) = left.places.get(&(*file_id, block)) else { return false };
+        places.iter().filter(|left| left.version == *version).any(|found| {
+            let at = u64::from(found.place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
+            backing::read_at(left.files[found.file].as_fd(), page, at) == Ok(page.len())
+        })
+    }
+}
+
+impl Left {
+    fn read(root: BorrowedFd<'_>, sessions: &[u32]) -> Self {
+        let mut left = Self::default();
+        for &session in sessions {
+            if let Err(e) = left.add(root, session)
+                && e != Errno::NOENT
+            {
+                tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
+            }
+        }
+        left
+    }
+
+    fn add(&mut self, root: BorrowedFd<'_>, session: u32) -> Result<(), Errno> {
+        let file = backing::open_file(root, file_name(session).as_bytes())?;
+        let number = self.files.len();
+        let mut head = [0; PLACE_HEAD_LEN];
+        let mut place = 0;
+        while place < PLACES_MAX
+            && backing::read_at(file.as_fd(), &mut head, u64::from(place) * PLACE_LEN as u64)? == PLACE_HEAD_LEN
+        {
+            if let Some(head) = PlaceHead::from_bytes(&head) {
+                let left = LeftPlace { version: head.version, file: number, place };
+                self.places.entry((head.file_id, head.block)).or_default().push(left);
+            }
+            place += 1;
+        }
+        self.files.push(file);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Redo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redo")
+    }
+}
+
+/// The name of a session's redo file.
+pub fn file_name(session: u32) -> String {
+    format!("{REDO_PREFIX}{session}")
+}
+
+fn write_run(file: BorrowedFd<'_>, start: Place, run: &[([u8; PLACE_HEAD_LEN], &[u8])]) -> Result<(), Errno> {
+    if run.is_empty() {
+        return Ok(());
+    }
+    let mut bufs: Vec<IoSlice<'_>> =
+        run.iter().flat_map(|(head, page)| [IoSlice::new(head), IoSlice::new(page)]).collect();
+    backing::write_vectored_at(file, &mut bufs, u64::from(start) * PLACE_LEN as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::block::{Kind, Meta};
+
+    fn version(seq: u8) -> Version {
+        Version { nonce: [seq; 12], tag: [2; 16], meta: Meta { epoch: 0, kind: Kind::Data, seq } }
+    }
+
+    fn redo(dir: &tempfile::TempDir, crashed: Vec<u32>) -> Redo {
+        Redo::new(backing::open_root(dir.path()).expect("opens").as_fd(), crashed).expect("a descriptor")
+    }
+
+    #[test]
+    fn what_a_session_left_is_found_by_version() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let own = redo(&dir, Vec::new());
+        let places = own.take(3, 7).expect("there is room");
+        assert_eq!(places, [0, 1, 2]);
+        let pages: Vec<Vec<u8>> = (0..3).map(|n| vec![n; BLOCK_LEN]).collect();
+        let blocks = (0..3).map(|n| (40 + n as u64, version(n), &pages[n as usize][..]));
+        own.write(&places, [9; 16], blocks).expect("writes");
+        let later = redo(&dir, vec![3, 7]);
+        let mut page = [0xff; BLOCK_LEN];
+        assert!(later.find(&[9; 16], 41, &version(1), &mut page));
+        assert_eq!(page[..], pages[1][..]);
+        assert!(!later.find(&[9; 16], 41, &version(2), &mut page), "another version");
+        assert!(!later.find(&[8; 16], 41, &version(1), &mut page), "another file");
+        assert!(!redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page), "a session that has ended");
+    }
+
+    #[test]
+    fn places_end_and_come_back() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let redo = redo(&dir, Vec::new());
+        let mut taken = Vec::new();
+        let full = loop {
+            match redo.take(1000, 1) {
+                Ok(places) => taken.extend(places),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(full, RedoError::Full));
+        assert_eq!(taken.len(), PLACES_MAX as usize);
+        redo.orphan(taken.split_off(10));
+        assert!(matches!(redo.take(1, 1), Err(RedoError::Full)), "not before a syncfs");
+        redo.syncfs().expect("syncs");
+        assert!(redo.take(1, 1).is_ok());
+        redo.rename(2).expect("renames");
+        assert!(dir.path().join("kmsfs.redo.2").exists() && !dir.path().join("kmsfs.redo.1").exists());
+        redo.remove().expect("removes");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 0);
+    }
+}

@@ -1,0 +1,351 @@
+//! A disk as a power cut may leave it, from the log of the changes that were made to it.
+//!
+//! What is assumed of the backing (`docs/CRASH.md`): names change in order, as a journal keeps them, and any sync makes
+//! all earlier changes of names durable. Bytes written since a file's last barrier are on the disk or not, each sector
+//! for itself, in any state that it had in the meantime. A cut of a file's length comes before what is written later
+//! into the space that it freed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::backing::tap::Change;
+
+use super::Random;
+
+const SECTOR: u64 = 512;
+type Sector = [u8; SECTOR as usize];
+const ZEROS: Sector = [0; SECTOR as usize];
+
+/// One thing on the disk that a cut finds in one of the states it had since the last barrier.
+#[derive(Clone)]
+enum Event<T> {
+    Is(T),
+    /// The file's cut of this number made it so.
+    Cut(usize, T),
+}
+
+#[derive(Clone)]
+struct Atom<T> {
+    events: Vec<Event<T>>,
+}
+
+impl<T: Clone> Atom<T> {
+    fn new(value: T) -> Self {
+        Self { events: vec![Event::Is(value)] }
+    }
+
+    fn now(&self) -> &T {
+        match self.events.last().expect("never empty") {
+            Event::Is(value) | Event::Cut(_, value) => value,
+        }
+    }
+
+    fn settle(&mut self) {
+        self.events = vec![Event::Is(self.now().clone())];
+    }
+
+    /// What a cut may leave, if the file's cuts up to number `cuts` are durable and those after are not.
+    fn choices(&self, cuts: usize) -> Vec<&T> {
+        let mut out = Vec::new();
+        for event in &self.events {
+            match event {
+                Event::Is(value) => out.push(value),
+                Event::Cut(number, value) if *number <= cuts => out = vec![value],
+                Event::Cut(..) => break,
+            }
+        }
+        out
+    }
+}
+
+#[derive(Clone)]
+struct File {
+    sectors: BTreeMap<u64, Atom<Sector>>,
+    len: Atom<u64>,
+    cuts: usize,
+}
+
+impl File {
+    fn new() -> Self {
+        Self { sectors: BTreeMap::new(), len: Atom::new(0), cuts: 0 }
+    }
+
+    fn write(&mut self, off: u64, data: &[u8]) {
+        let end = off + data.len() as u64;
+        for sector in off / SECTOR..end.div_ceil(SECTOR) {
+            let atom = self.sectors.entry(sector).or_insert_with(|| Atom::new(ZEROS));
+            let mut bytes = *atom.now();
+            let (from, to) = (off.max(sector * SECTOR), end.min((sector + 1) * SECTOR));
+            bytes[(from - sector * SECTOR) as usize..(to - sector * SECTOR) as usize]
+                .copy_from_slice(&data[(from - off) as usize..(to - off) as usize]);
+            atom.events.push(Event::Is(bytes));
+        }
+        if end > *self.len.now() {
+            self.len.events.push(Event::Is(end));
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len >= *self.len.now() {
+            self.len.events.push(Event::Is(len));
+            return;
+        }
+        self.cuts += 1;
+        self.len.events.push(Event::Cut(self.cuts, len));
+        for (&sector, atom) in self.sectors.range_mut(len / SECTOR..) {
+            let keep = len.saturating_sub(sector * SECTOR).min(SECTOR) as usize;
+            let mut bytes = *atom.now();
+            bytes[keep..].fill(0);
+            atom.events.push(Event::Cut(self.cuts, bytes));
+        }
+    }
+
+    fn punch(&mut self, off: u64, len: u64) {
+        for (_, atom) in self.sectors.range_mut(off.div_ceil(SECTOR)..(off + len) / SECTOR) {
+            atom.events.push(Event::Is(ZEROS));
+        }
+    }
+
+    fn settle(&mut self) {
+        self.sectors.values_mut().for_each(Atom::settle);
+        self.len.settle();
+        self.cuts = 0;
+    }
+}
+
+#[derive(Clone)]
+enum Node {
+    Dir(BTreeMap<Vec<u8>, usize>),
+    File(usize),
+    Link(Vec<u8>),
+}
+
+/// A change of names.
+#[derive(Clone)]
+enum Naming {
+    Add { dir: usize, name: Vec<u8>, node: usize },
+    Remove { dir: usize, name: Vec<u8> },
+    Rename { from: (usize, Vec<u8>), to: (usize, Vec<u8>), exchange: bool },
+}
+
+/// The directory tree by node numbers; node 0 is the root.
+type Tree = Vec<Node>;
+
+fn entries(tree: &mut Tree, dir: usize) -> &mut BTreeMap<Vec<u8>, usize> {
+    match &mut tree[dir] {
+        Node::Dir(entries) => entries,
+        _ => panic!("the log names entries of something that is no directory"),
+    }
+}
+
+fn apply(tree: &mut Tree, naming: &Naming) {
+    match naming {
+        Naming::Add { dir, name, node } => {
+            entries(tree, *dir).insert(name.clone(), *node);
+        }
+        Naming::Remove { dir, name } => {
+            entries(tree, *dir).remove(name);
+        }
+        Naming::Rename { from, to, exchange } => {
+            let moved = entries(tree, from.0).remove(&from.1).expect("the log renames what is there");
+            let replaced = entries(tree, to.0).insert(to.1.clone(), moved);
+            if *exchange {
+                let back = replaced.expect("an exchange has two sides");
+                entries(tree, from.0).insert(from.1.clone(), back);
+            } else if replaced == Some(moved) {
+                // Two names of one file: both stay.
+                entries(tree, from.0).insert(from.1.clone(), moved);
+            }
+        }
+    }
+}
+
+/// The disk after a part of the log.
+#[derive(Clone)]
+pub struct Disk {
+    tree: Tree,
+    pending: Vec<Naming>,
+    files: Vec<File>,
+    /// Inode number to node; numbers are used again.
+    nodes: HashMap<u64, usize>,
+}
+
+impl Disk {
+    /// An empty directory with this inode number.
+    pub fn new(root: u64) -> Self {
+        Self {
+            tree: vec![Node::Dir(BTreeMap::new())],
+            pending: Vec::new(),
+            files: Vec::new(),
+            nodes: HashMap::from([(root, 0)]),
+        }
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Create { dir, name, ino } => {
+                self.files.push(File::new());
+                self.add(*dir, name, *ino, Node::File(self.files.len() - 1));
+            }
+            Change::Mkdir { dir, name, ino } => self.add(*dir, name, *ino, Node::Dir(BTreeMap::new())),
+            Change::Symlink { dir, name, ino, target } => self.add(*dir, name, *ino, Node::Link(target.clone())),
+            Change::Link { dir, name, ino } => {
+                let (dir, node) = (self.nodes[dir], self.nodes[ino]);
+                self.pending.push(Naming::Add { dir, name: name.clone(), node });
+            }
+            Change::Remove { dir, name } => {
+                self.pending.push(Naming::Remove { dir: self.nodes[dir], name: name.clone() });
+            }
+            Change::Rename { from, to, exchange } => self.pending.push(Naming::Rename {
+                from: (self.nodes[&from.0], from.1.clone()),
+                to: (self.nodes[&to.0], to.1.clone()),
+                exchange: *exchange,
+            }),
+            Change::Write { ino, off, data } => self.file(*ino).write(*off, data),
+            Change::SetLen { ino, len } => self.file(*ino).set_len(*len),
+            Change::Punch { ino, off, len } => self.file(*ino).punch(*off, *len),
+            Change::Sync { ino } => {
+                if let Node::File(file) = self.tree[self.nodes[ino]] {
+                    self.files[file].settle();
+                }
+                self.settle_names();
+            }
+            Change::SyncAll => {
+                self.files.iter_mut().for_each(File::settle);
+                self.settle_names();
+            }
+        }
+    }
+
+    fn add(&mut self, dir: u64, name: &[u8], ino: u64, node: Node) {
+        self.tree.push(node);
+        self.nodes.insert(ino, self.tree.len() - 1);
+        let dir = self.nodes[&dir];
+        self.pending.push(Naming::Add { dir, name: name.to_vec(), node: self.tree.len() - 1 });
+    }
+
+    fn file(&mut self, ino: u64) -> &mut File {
+        match self.tree[self.nodes[&ino]] {
+            Node::File(file) => &mut self.files[file],
+            _ => panic!("the log writes to something that is no file"),
+        }
+    }
+
+    fn settle_names(&mut self) {
+        for naming in std::mem::take(&mut self.pending) {
+            apply(&mut self.tree, &naming);
+        }
+    }
+
+    /// How many states a cut could leave, if they are few; else more than `limit`.
+    pub fn states(&self, limit: usize) -> usize {
+        let mut states = self.pending.len() + 1;
+        for file in &self.files {
+            let choices = file.sectors.values().map(|atom| atom.events.len()).chain([file.len.events.len()]);
+            for n in choices {
+                states = states.saturating_mul(n);
+                if states > limit {
+                    return states;
+                }
+            }
+        }
+        states
+    }
+
+    /// Puts a state that a cut may leave into the empty directory `at`.
+    pub fn cut(&self, cut: &mut Cut, at: &Path) {
+        let mut tree = self.tree.clone();
+        let names = cut.choose(self.pending.len() + 1);
+        for naming in &self.pending[..names] {
+            apply(&mut tree, naming);
+        }
+        let mut made: HashMap<usize, std::path::PathBuf> = HashMap::new();
+        self.put_dir(&tree, 0, at, cut, &mut made);
+    }
+
+    fn put_dir(
+        &self,
+        tree: &Tree,
+        dir: usize,
+        at: &Path,
+        cut: &mut Cut,
+        made: &mut HashMap<usize, std::path::PathBuf>,
+    ) {
+        use std::os::unix::ffi::OsStrExt;
+        let Node::Dir(entries) = &tree[dir] else { unreachable!("only called for directories") };
+        for (name, &node) in entries {
+            let path = at.join(std::ffi::OsStr::from_bytes(name));
+            if let Some(first) = made.get(&node) {
+                std::fs::hard_link(first, &path).expect("links");
+                continue;
+            }
+            match &tree[node] {
+                Node::Dir(_) => {
+                    std::fs::create_dir(&path).expect("makes");
+                    self.put_dir(tree, node, &path, cut, made);
+                }
+                Node::Link(target) => {
+                    std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path).expect("links");
+                }
+                Node::File(file) => put_file(&self.files[*file], &path, cut),
+            }
+            made.insert(node, path);
+        }
+    }
+}
+
+fn put_file(file: &File, path: &Path, cut: &mut Cut) {
+    let cuts = cut.choose(file.cuts + 1);
+    let lens = file.len.choices(cuts);
+    let len = *lens[cut.choose(lens.len())];
+    let out = std::fs::File::create(path).expect("creates");
+    let mut run: (u64, Vec<u8>) = (0, Vec::new());
+    for (&sector, atom) in &file.sectors {
+        let choices = atom.choices(cuts);
+        let bytes = choices[cut.choose(choices.len())];
+        if sector * SECTOR >= len || *bytes == ZEROS {
+            continue;
+        }
+        if run.0 + run.1.len() as u64 != sector * SECTOR {
+            out.write_all_at(&run.1, run.0).expect("writes");
+            run = (sector * SECTOR, Vec::new());
+        }
+        run.1.extend_from_slice(bytes);
+    }
+    out.write_all_at(&run.1, run.0).expect("writes");
+    out.set_len(len).expect("sets the length");
+}
+
+/// How a cut chooses among the states that each part of the disk may have.
+pub enum Cut<'a> {
+    /// The state at the end of the log: the daemon was killed, the machine was not.
+    Last,
+    /// Nothing since the barriers.
+    First,
+    /// The last one in so many cases of a hundred, else any.
+    Any(&'a mut Random, u64),
+    /// All of them in turn: the digits of a number.
+    Number(usize),
+}
+
+impl Cut<'_> {
+    fn choose(&mut self, n: usize) -> usize {
+        match self {
+            Self::Last => n - 1,
+            Self::First => 0,
+            Self::Any(random, last) => {
+                if random.below(100) < *last {
+                    n - 1
+                } else {
+                    random.below(n as u64) as usize
+                }
+            }
+            Self::Number(rest) => {
+                let digit = *rest % n;
+                *rest /= n;
+                digit
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What may be found after a power cut: the promises of `docs/FORMAT.md` section 8, byte by byte and name by name.
+
+use std::collections::BTreeMap;
+
+/// What a byte reads as: its value, or an error.
+pub type Seen = Option<u8>;
+
+/// A file's promises. Bytes fsynced read as fsynced or as written later.
+#[derive(Clone, Default, Debug)]
+pub struct Promise {
+    pub now: Vec<u8>,
+    base: Vec<u8>,
+    /// Writes since the last fsync: offset, length, value.
+    later: Vec<(usize, usize, u8)>,
+    /// The lowest length since the last fsync.
+    min_len: usize,
+    /// Blocks that an earlier cut has left unreadable, and those of them that were not overwritten since.
+    lost: Vec<usize>,
+    lost_now: Vec<usize>,
+}
+
+const BLOCK: usize = 4096;
+
+impl Promise {
+    pub fn write(&mut self, off: usize, len: usize, value: u8) {
+        self.grow(off + len);
+        self.now[off..off + len].fill(value);
+        self.later.push((off, len, value));
+        self.lost_now.retain(|block| !(off <= block * BLOCK && off + len >= (block + 1) * BLOCK));
+    }
+
+    pub fn set_len(&mut self, len: usize) {
+        self.grow(len);
+        self.now.truncate(len);
+        self.min_len = self.min_len.min(len);
+    }
+
+    fn grow(&mut self, len: usize) {
+        let old = self.now.len();
+        if len > old {
+            self.now.resize(len, 0);
+            self.later.push((old, len - old, 0));
+        }
+    }
+
+    pub fn fsync(&mut self) {
+        self.base.clone_from(&self.now);
+        self.later.clear();
+        self.lost.clone_from(&self.lost_now);
+        self.min_len = self.now.len();
+    }
+
+    /// After a cut: what was found is what there is.
+    pub fn restart(&mut self, seen: &[Seen]) {
+        self.now = seen.iter().map(|byte| byte.unwrap_or(0)).collect();
+        self.lost_now = (0..seen.len().div_ceil(BLOCK)).filter(|block| seen[block * BLOCK].is_none()).collect();
+        self.fsync();
+    }
+
+    /// `None`: the file cannot be opened.
+    pub fn check(&self, seen: Option<&[Seen]>) -> Result<(), String> {
+        let Some(seen) = seen else {
+            let excused = self.min_len == 0 || self.base.is_empty();
+            return if excused { Ok(()) } else { Err("the file cannot be opened".into()) };
+        };
+        let least = self.base.len().min(self.min_len);
+        if seen.len() < least {
+            return Err(format!("the file has {} bytes of {least}", seen.len()));
+        }
+        // Bytes that may be anything but other data: never fsynced.
+        let loose = least;
+        let mut good: Vec<bool> = (0..seen.len())
+            .map(|p| match seen[p] {
+                None => p >= loose || self.lost.contains(&(p / BLOCK)),
+                Some(byte) => {
+                    self.base.get(p) == Some(&byte) || (byte == 0 && (p >= loose || self.lost.contains(&(p / BLOCK))))
+                }
+            })
+            .collect();
+        for &(off, len, value) in &self.later {
+            for p in off..(off + len).min(seen.len()) {
+                good[p] |= seen[p] == Some(value);
+            }
+        }
+        match good.iter().position(|good| !good) {
+            None => Ok(()),
+            Some(p) => Err(format!(
+                "byte {p} is {:?}, fsynced as {:?}, of {} bytes (least {least})",
+                seen[p],
+                self.base.get(p),
+                seen.len()
+            )),
+        }
+    }
+}
+
+/// What a path names.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Object {
+    Dir,
+    Link(Vec<u8>),
+    /// A file, by the number that the test gave it.
+    File(usize),
+}
+
+/// All paths, relative to the root.
+pub type Names = BTreeMap<Vec<u8>, Object>;

@@ -1,0 +1,425 @@
+//! The file system core on a directory, called by paths.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use rustix::fs::{FileType, RenameFlags};
+
+use crate::backing::{self, tap};
+use crate::content::Volume;
+use crate::crypto::Suite;
+use crate::crypto::secret::SecretBytes;
+use crate::durable::{Durability, Redo, Sessions};
+use crate::format::derived::VolumeKeys;
+use crate::format::volume::NameMode;
+use crate::fs::file_ops::Allocate;
+use crate::fs::{Caller, Fs, FsError, FsOptions, ROOT, Ready, Result, SetAttr};
+use crate::keys::{Keys, KeysConfig};
+use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, KeySpec, Kms, KmsError, WrappedKey};
+
+use super::{Found, FoundObject, Seen};
+
+/// A KMS that answers at once, and whose answers follow from the wrapped key.
+struct InstantKms;
+
+impl Kms for InstantKms {
+    fn generate_data_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        spec: KeySpec,
+    ) -> BoxFuture<'a, std::result::Result<GeneratedKey, KmsError>> {
+        Box::pin(async move {
+            let blob = crate::format::volume::hex(&crate::crypto::random::bytes::<8>());
+            let wrapped = WrappedKey { key_id: key_id.into(), key_version: "v".into(), blob };
+            Ok(GeneratedKey { plaintext: plaintext(&wrapped.blob, spec.data_key_len()), wrapped })
+        })
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        wrapped: &'a WrappedKey,
+        len: usize,
+    ) -> BoxFuture<'a, std::result::Result<SecretBytes, KmsError>> {
+        Box::pin(async move { Ok(plaintext(&wrapped.blob, len)) })
+    }
+
+    fn re_encrypt<'a>(
+        &'a self,
+        _: &'a WrappedKey,
+        _: &'a str,
+    ) -> BoxFuture<'a, std::result::Result<WrappedKey, KmsError>> {
+        unreachable!("the file system never re-encrypts")
+    }
+
+    fn describe_key<'a>(&'a self, _: &'a str) -> BoxFuture<'a, std::result::Result<KeyDescription, KmsError>> {
+        unreachable!("the file system never describes")
+    }
+
+    fn create_key(&self, _: KeySpec) -> BoxFuture<'_, std::result::Result<String, KmsError>> {
+        unreachable!("the file system never creates KMS keys")
+    }
+}
+
+fn plaintext(blob: &str, len: usize) -> SecretBytes {
+    let bytes: Vec<u8> = blob.bytes().cycle().take(len).collect();
+    SecretBytes::copy_of(&bytes).expect("fits")
+}
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+});
+
+/// One cache for all mounts: the keys of a volume are asked for once.
+static KEYS: LazyLock<Arc<Keys>> = LazyLock::new(|| {
+    let mut config = KeysConfig::new("cmk", KeySpec::Aes256);
+    config.key_ttl = Duration::from_secs(3600);
+    config.idle_ttl = Duration::from_secs(3600);
+    Keys::new(Arc::new(InstantKms), config, RUNTIME.handle().clone())
+});
+
+/// How the volume is mounted.
+#[derive(Clone)]
+pub struct Setup {
+    pub names: NameMode,
+    pub durability: Durability,
+}
+
+impl Setup {
+    pub fn safe() -> Self {
+        Self { names: NameMode::Plain, durability: Durability::Safe }
+    }
+
+    pub fn encrypted_names() -> Self {
+        Self { names: NameMode::Encrypted, durability: Durability::Safe }
+    }
+}
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
+
+/// In memory, where the system has such a place.
+pub fn fresh_dir() -> tempfile::TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.expect("a directory for the test")
+}
+
+/// A mounted volume.
+pub struct Rig {
+    pub setup: Setup,
+    dir: tempfile::TempDir,
+    fs: Option<Arc<Fs>>,
+    open: HashMap<String, u64>,
+    /// The changes that made the volume.
+    pub before: Vec<tap::Change>,
+}
+
+fn volume_keys() -> VolumeKeys {
+    VolumeKeys::derive(Suite::Aes256Gcm, [7; 16], &SecretBytes::copy_of(&[1; 32]).expect("fits"))
+}
+
+fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
+    let root = backing::open_root(at).map_err(|e| e.to_string())?;
+    let keys = volume_keys();
+    let sessions = Sessions::open(root.as_fd(), keys.state.clone(), false).map_err(|e| e.to_string())?;
+    let redo = Redo::new(root.as_fd(), sessions.crashed()).map_err(|e| e.to_string())?;
+    sessions.begin().map_err(|e| e.to_string())?;
+    let volume = Arc::new(Volume { keys, sessions, redo, durability: setup.durability });
+    let options = FsOptions { read_only: false, change_owner: false };
+    let fs = Fs::new(volume, setup.names, 255, KEYS.clone(), root, options).map_err(|e| e.to_string())?;
+    Ok(Arc::new(fs))
+}
+
+impl Rig {
+    pub fn new(setup: &Setup) -> Self {
+        let dir = fresh_dir();
+        tap::record();
+        let root = backing::open_root(dir.path()).expect("opens");
+        Sessions::create(root.as_fd(), &volume_keys().state).expect("writes");
+        let fs = mount(dir.path(), setup).expect("mounts");
+        Self { setup: setup.clone(), dir, fs: Some(fs), open: HashMap::new(), before: tap::take() }
+    }
+
+    /// On what a cut has left: everything that is there is durable.
+    pub fn over(dir: tempfile::TempDir, setup: &Setup) -> Self {
+        let before = as_changes(dir.path());
+        tap::record();
+        let fs = mount(dir.path(), setup).expect("mounts");
+        let before = before.into_iter().chain(tap::take()).collect();
+        Self { setup: setup.clone(), dir, fs: Some(fs), open: HashMap::new(), before }
+    }
+
+    pub fn fs(&self) -> &Arc<Fs> {
+        self.fs.as_ref().expect("mounted")
+    }
+
+    pub fn root_ino(&self) -> u64 {
+        std::fs::metadata(self.dir.path()).expect("exists").ino()
+    }
+
+    /// A clean end, and another mount.
+    pub fn remount(&mut self) {
+        let open: Vec<String> = self.open.keys().cloned().collect();
+        for path in open {
+            self.close(&path);
+        }
+        self.fs().end();
+        self.fs = None;
+        self.fs = Some(mount(self.dir.path(), &self.setup).expect("mounts"));
+    }
+
+    fn parent<'a>(&self, path: &'a str) -> Result<(u64, &'a [u8])> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.find(dir)?, name.as_bytes()))
+    }
+
+    fn find(&self, path: &str) -> Result<u64> {
+        let mut id = ROOT;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            id = self.fs().lookup(id, name.as_bytes())?.attr.ino;
+        }
+        Ok(id)
+    }
+
+    /// The handle of a file, opened if need be; it stays open until [`Self::close`].
+    fn handle(&mut self, path: &str) -> Result<u64> {
+        if let Some(&handle) = self.open.get(path) {
+            return Ok(handle);
+        }
+        let id = self.find(path)?;
+        let handle = match with_key(self.fs(), |ready| self.fs().open(id, true, ready)) {
+            // As the kernel does: the look-up brings the right size.
+            Err(FsError::Stale) => {
+                let id = self.find(path)?;
+                with_key(self.fs(), |ready| self.fs().open(id, true, ready))?
+            }
+            other => other?,
+        };
+        self.open.insert(path.to_owned(), handle);
+        Ok(handle)
+    }
+
+    pub fn create(&mut self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        let (_, handle) = self.fs().create(&CALLER, dir, name, libc::S_IFREG | 0o644)?;
+        self.open.insert(path.to_owned(), handle);
+        Ok(())
+    }
+
+    pub fn write(&mut self, path: &str, off: u64, data: &[u8]) -> Result<()> {
+        let handle = self.handle(path)?;
+        with_key(self.fs(), |ready| self.fs().write(handle, off, data, false, ready))
+    }
+
+    pub fn set_len(&mut self, path: &str, len: u64) -> Result<()> {
+        self.handle(path)?;
+        let id = self.find(path)?;
+        let set = SetAttr { size: Some(len), ..SetAttr::default() };
+        with_key(self.fs(), |ready| self.fs().setattr(&CALLER, id, &set, ready)).map(drop)
+    }
+
+    pub fn punch(&mut self, path: &str, off: u64, len: u64) -> Result<()> {
+        let handle = self.handle(path)?;
+        with_key(self.fs(), |ready| self.fs().fallocate(handle, off, len, Allocate::Punch, ready))
+    }
+
+    pub fn fsync(&mut self, path: &str) -> Result<()> {
+        let handle = self.handle(path)?;
+        self.fs().fsync(handle)
+    }
+
+    pub fn close(&mut self, path: &str) {
+        if let Some(handle) = self.open.remove(path) {
+            self.fs().release(handle).expect("closes");
+        }
+    }
+
+    pub fn mkdir(&mut self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        self.fs().mkdir(&CALLER, dir, name, 0o755).map(drop)
+    }
+
+    pub fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        self.fs().symlink(&CALLER, dir, name, target.as_bytes()).map(drop)
+    }
+
+    pub fn link(&mut self, path: &str, other: &str) -> Result<()> {
+        let (id, (dir, name)) = (self.find(path)?, self.parent(other)?);
+        self.fs().link(id, dir, name).map(drop)
+    }
+
+    pub fn remove(&mut self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        if self.fs().lookup(dir, name)?.attr.kind == FileType::Directory {
+            return self.fs().rmdir(dir, name);
+        }
+        self.fs().unlink(dir, name)?;
+        self.close(path);
+        Ok(())
+    }
+
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let ((dir, name), (new_dir, new_name)) = (self.parent(from)?, self.parent(to)?);
+        self.fs().rename(dir, name, new_dir, new_name, RenameFlags::empty())?;
+        self.close(to);
+        if let Some(handle) = self.open.remove(from) {
+            self.open.insert(to.to_owned(), handle);
+        }
+        Ok(())
+    }
+
+    pub fn fsync_dir(&mut self, path: &str) -> Result<()> {
+        let handle = self.fs().opendir(self.find(path)?)?;
+        let synced = self.fs().fsyncdir(handle);
+        self.fs().releasedir(handle)?;
+        synced
+    }
+}
+
+/// Calls an operation again with the key that it waits for.
+fn with_key<T>(fs: &Fs, call: impl Fn(Option<&Ready>) -> Result<T>) -> Result<T> {
+    let mut ready = None;
+    loop {
+        match call(ready.as_ref()) {
+            Err(FsError::Wait(wait)) => ready = Some(RUNTIME.block_on(fs.wait(wait))?),
+            other => return other,
+        }
+    }
+}
+
+/// Mounts what lies in `at`, and reads all of it.
+pub fn look(at: &Path, setup: &Setup) -> std::result::Result<Found, String> {
+    let fs = mount(at, setup)?;
+    let mut names = BTreeMap::new();
+    look_into(&fs, ROOT, &mut Vec::new(), &mut names)?;
+    Ok(Found { names })
+}
+
+fn list(fs: &Fs, id: u64) -> Result<Vec<(Vec<u8>, FileType)>> {
+    let handle = fs.opendir(id)?;
+    let mut out = Vec::new();
+    let listed = fs.readdir(handle, 0, |listing| {
+        if !matches!(listing.name, b"." | b"..") {
+            out.push((listing.name.to_vec(), listing.kind));
+        }
+        false
+    });
+    fs.releasedir(handle)?;
+    listed.map(|()| out)
+}
+
+fn look_into(
+    fs: &Fs,
+    dir: u64,
+    path: &mut Vec<u8>,
+    out: &mut BTreeMap<Vec<u8>, FoundObject>,
+) -> std::result::Result<(), String> {
+    let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    for (name, kind) in list(fs, dir).map_err(|e| format!("{}: listing: {e}", shown(path)))? {
+        let before = path.len();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(&name);
+        let entry = fs.lookup(dir, &name).map_err(|e| format!("{}: look-up: {e}", shown(path)))?;
+        let id = entry.attr.ino;
+        match kind {
+            FileType::Directory => {
+                out.insert(path.clone(), FoundObject::Dir);
+                look_into(fs, id, path, out)?;
+            }
+            FileType::Symlink => {
+                let target = fs.readlink(id).map_err(|e| format!("{}: target: {e}", shown(path)))?;
+                out.insert(path.clone(), FoundObject::Link(target));
+            }
+            _ => {
+                let seen = read(fs, dir, &name, id)?;
+                out.insert(path.clone(), FoundObject::File(seen));
+            }
+        }
+        path.truncate(before);
+    }
+    Ok(())
+}
+
+/// Every byte of a file, `None` for what cannot be read; `None` if it cannot be opened.
+fn read(fs: &Fs, dir: u64, name: &[u8], id: u64) -> std::result::Result<Option<Vec<Seen>>, String> {
+    let open = |id| with_key(fs, |ready| fs.open(id, false, ready));
+    let handle = match open(id) {
+        Err(FsError::Stale) => {
+            let id = fs.lookup(dir, name).map_err(|e| format!("looked up anew: {e}"))?.attr.ino;
+            open(id)
+        }
+        other => other,
+    };
+    let Ok(handle) = handle else { return Ok(None) };
+    let size = fs.getattr(id).map_err(|e| format!("attributes: {e}"))?.size;
+    let mut seen: Vec<Seen> = Vec::new();
+    while (seen.len() as u64) < size {
+        let off = seen.len() as u64;
+        let len = (size - off).min(4096) as usize;
+        let block = fs.read(handle, off, len, |bytes| bytes.map(<[u8]>::to_vec));
+        match block {
+            Ok(bytes) if bytes.is_empty() => return Err(format!("reading ends at {off} of {size}")),
+            Ok(bytes) => seen.extend(bytes.into_iter().map(Some)),
+            Err(e) if e.errno() == libc::EIO => seen.extend(std::iter::repeat_n(None, len)),
+            Err(e) => return Err(format!("reading at {off}: {e}")),
+        }
+    }
+    fs.release(handle).map_err(|e| format!("closing: {e}"))?;
+    Ok(Some(seen))
+}
+
+/// Everything in the volume can be removed.
+pub fn remove_all(at: &Path, setup: &Setup) -> std::result::Result<(), String> {
+    let fs = mount(at, setup)?;
+    remove_in(&fs, ROOT).map_err(|e| format!("something cannot be removed: {e}"))?;
+    fs.end();
+    drop(fs);
+    let left: Vec<PathBuf> =
+        std::fs::read_dir(at).map_err(|e| e.to_string())?.flatten().map(|entry| entry.path()).collect();
+    let own = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ["kmsfs.state", "kmsfs.dir"].contains(&&name[..])
+            || name.starts_with("kmsfs.redo.")
+            || name.starts_with("kmsfs.tmp.")
+            || name.starts_with("kmsfs.long.")
+    };
+    match left.iter().find(|path| !own(path)) {
+        Some(path) => Err(format!("{} is left", path.display())),
+        None => Ok(()),
+    }
+}
+
+fn remove_in(fs: &Fs, dir: u64) -> Result<()> {
+    for (name, kind) in list(fs, dir)? {
+        if kind == FileType::Directory {
+            let id = fs.lookup(dir, &name)?.attr.ino;
+            remove_in(fs, id)?;
+            fs.rmdir(dir, &name)?;
+        } else {
+            fs.unlink(dir, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The changes that make what lies in a directory of files.
+fn as_changes(at: &Path) -> Vec<tap::Change> {
+    let root = std::fs::metadata(at).expect("exists").ino();
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(at).expect("lists").flatten() {
+        use std::os::unix::ffi::OsStrExt;
+        let (meta, name) = (entry.metadata().expect("exists"), entry.file_name().as_bytes().to_vec());
+        assert!(meta.is_file(), "cuts are gone on with in volumes of files alone");
+        out.push(tap::Change::Create { dir: root, name, ino: meta.ino() });
+        let data = std::fs::read(entry.path()).expect("reads");
+        out.push(tap::Change::Write { ino: meta.ino(), off: 0, data });
+        out.push(tap::Change::SetLen { ino: meta.ino(), len: meta.len() });
+    }
+    out.push(tap::Change::SyncAll);
+    out
+}
