@@ -16,6 +16,7 @@ pub mod handles;
 pub mod inodes;
 pub mod namespace;
 pub mod open_files;
+mod targets;
 pub mod xattr;
 
 use std::os::fd::{AsFd, OwnedFd};
