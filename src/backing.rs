@@ -136,7 +136,8 @@ pub fn rename(
 
 /// The target of the symlink `name` of `dir`.
 pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
-    Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(256))?.into_bytes())
+    // Room for the longest one: a smaller buffer would be filled again and again.
+    Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(4096))?.into_bytes())
 }
 
 /// The target of the symlink that `fd` (O_PATH) refers to.

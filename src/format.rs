@@ -21,7 +21,15 @@ pub const REDO_PREFIX: &str = "kmsfs.redo.";
 /// The marker of a directory: a symlink to its id and MAC.
 pub const DIR_MARKER: &str = "kmsfs.dir";
 pub const LONG_PREFIX: &[u8] = b"kmsfs.long.";
+/// Behind the entry's name: the link that holds the whole stored name.
 pub const LONG_LINK_SUFFIX: &[u8] = b".name";
+/// The link that holds the second part of a symlink's target.
+pub const TARGET_LINK_SUFFIX: &[u8] = b".target";
+
+/// Whether an entry of a directory is a link that belongs to another entry and names nothing by itself.
+pub fn is_long_link(entry: &[u8]) -> bool {
+    entry.starts_with(LONG_PREFIX) && (entry.ends_with(LONG_LINK_SUFFIX) || entry.ends_with(TARGET_LINK_SUFFIX))
+}
 
 /// A little-endian u32 at `at`; the caller knows that `bytes` reaches so far.
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -19,6 +19,7 @@ pub mod open_files;
 #[cfg(test)]
 mod power_cut;
 pub mod rounds;
+mod targets;
 pub mod xattr;
 
 use std::os::fd::{AsFd, OwnedFd};

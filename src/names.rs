@@ -1,6 +1,8 @@
 //! Plaintext names ↔ stored names, and the other small texts that are stored encrypted: directory markers, symlink
 //! targets, xattrs (`docs/FORMAT.md` section 4). Reads no directory: ids come as arguments.
 
+mod targets;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
@@ -8,15 +10,15 @@ use crate::crypto::derive::hash;
 use crate::crypto::{Suite, random};
 use crate::format::derived::VolumeKeys;
 use crate::format::volume::NameMode;
-use crate::format::{LONG_LINK_SUFFIX, LONG_PREFIX, RESERVED};
+use crate::format::{LONG_LINK_SUFFIX, LONG_PREFIX, RESERVED, is_long_link};
+
+pub use targets::{StoredTarget, TARGET_MAX, TargetRest, is_cut};
 
 /// The longest name a user may give, in bytes.
 pub const NAME_MAX: usize = 255;
 /// Names are padded with zeros to a multiple of this before they are sealed.
 const PAD: usize = 16;
 const SALT_LEN: usize = 16;
-/// The longest symlink target that fits, encrypted, into a stored one of 4095 bytes.
-pub const TARGET_MAX: usize = 4095 * 3 / 4 - 2 * SALT_LEN;
 /// What the name of an encrypted xattr begins with.
 pub const XATTR_PREFIX: &[u8] = b"user.kmsfs.";
 
@@ -31,7 +33,7 @@ pub enum NameError {
     Reserved,
     #[error("names contain neither '/' nor NUL and are not '.' or '..'")]
     Illegal,
-    #[error("a symlink target has at most {TARGET_MAX} bytes on this volume")]
+    #[error("a symlink target has at most {TARGET_MAX} bytes")]
     TargetTooLong,
     #[error("does not verify under this volume's key")]
     Unverified,
@@ -117,7 +119,7 @@ impl Names<'_> {
         if !entry.starts_with(RESERVED) {
             return Listed::Stored(entry);
         }
-        if self.mode == NameMode::Encrypted && entry.starts_with(LONG_PREFIX) && !entry.ends_with(LONG_LINK_SUFFIX) {
+        if self.mode == NameMode::Encrypted && entry.starts_with(LONG_PREFIX) && !is_long_link(entry) {
             return Listed::Long { link: [entry, LONG_LINK_SUFFIX].concat() };
         }
         Listed::Own
@@ -162,36 +164,6 @@ impl Names<'_> {
         let expected = self.keys.dir.mac16(&[b"dir", &id]);
         let same = subtle::ConstantTimeEq::ct_eq(&expected[..], &bytes[16..]);
         if bool::from(same) { Ok(id) } else { Err(NameError::Unverified) }
-    }
-
-    /// The stored target of a symlink.
-    pub fn store_target(&self, target: &[u8]) -> Result<Vec<u8>, NameError> {
-        if self.mode == NameMode::Plain {
-            return Ok(target.to_vec());
-        }
-        if target.len() > TARGET_MAX {
-            return Err(NameError::TargetTooLong);
-        }
-        let salt: [u8; SALT_LEN] = random::bytes();
-        let sealed = self.keys.symlinks.seal(&[b"symlink", &salt], target);
-        Ok(BASE64URL.encode([&salt[..], &sealed].concat()).into_bytes())
-    }
-
-    pub fn reveal_target(&self, stored: &[u8]) -> Result<Vec<u8>, NameError> {
-        if self.mode == NameMode::Plain {
-            return Ok(stored.to_vec());
-        }
-        let bytes = BASE64URL.decode(stored).map_err(|_| NameError::Unverified)?;
-        let (salt, sealed) = bytes.split_at_checked(SALT_LEN).ok_or(NameError::Unverified)?;
-        self.keys.symlinks.open(&[b"symlink", salt], sealed).map_err(|_| NameError::Unverified)
-    }
-
-    /// Bytes of the target that a stored target of `stored` bytes says.
-    pub fn target_len(&self, stored: u64) -> u64 {
-        match self.mode {
-            NameMode::Plain => stored,
-            NameMode::Encrypted => (3 * stored / 4).saturating_sub(2 * SALT_LEN as u64),
-        }
     }
 
     /// The stored name of the xattr `name`; only `user.*` is encrypted, for the kernel acts on the others.
@@ -245,12 +217,12 @@ mod tests {
     use crate::crypto::secret::SecretBytes;
     use proptest::prelude::*;
 
-    fn keys(suite: Suite) -> VolumeKeys {
+    pub(super) fn keys(suite: Suite) -> VolumeKeys {
         let key = SecretBytes::copy_of(&[1; 32][..suite.key_len()]).expect("fits");
         VolumeKeys::derive(suite, [3; 16], &key)
     }
 
-    fn names(keys: &VolumeKeys) -> Names<'_> {
+    pub(super) fn names(keys: &VolumeKeys) -> Names<'_> {
         Names { mode: NameMode::Encrypted, name_max: 255, keys }
     }
 
@@ -316,8 +288,8 @@ mod tests {
         fn targets_and_xattrs_come_back(text in proptest::collection::vec(1..=255u8, 1..3000), attr in "user\\.[a-z]{1,40}") {
             let keys = keys(Suite::Sm4Gcm);
             let names = names(&keys);
-            let stored = names.store_target(&text).expect("fits");
-            prop_assert_eq!(names.target_len(stored.len() as u64), text.len() as u64);
+            let stored = names.store_target(&text).expect("fits").entry;
+            prop_assert_eq!(names.target_len(stored.len() as u64), Some(text.len() as u64));
             prop_assert_eq!(names.reveal_target(&stored), Ok(text.clone()));
             let name = names.store_xattr_name(attr.as_bytes());
             prop_assert_eq!(names.reveal_xattr_name(&name), Some(attr.clone().into_bytes()));

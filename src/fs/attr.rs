@@ -67,7 +67,7 @@ impl Fs {
     pub(super) fn attr(&self, inode: &Inode, stat: &Stat) -> Attr {
         let size = match inode.kind {
             FileType::RegularFile => inode.plain_len(stat.st_size as u64),
-            FileType::Symlink => self.names().target_len(stat.st_size as u64),
+            FileType::Symlink => self.target_len(inode, stat.st_size as u64),
             _ => stat.st_size as u64,
         };
         Attr {

@@ -45,6 +45,8 @@ pub enum FsError {
     NoMarker,
     #[error("the directory's marker kmsfs.dir does not verify")]
     BadMarker,
+    #[error("the second part of the symlink's target is missing beside it: {0}")]
+    NoTargetRest(String),
     #[error("a key was had and lost again several times")]
     WaitedTooOften,
     #[error("a bug: the operation panicked")]
@@ -71,7 +73,7 @@ impl FsError {
             Self::ReadOnly => libc::EROFS,
             Self::OtherDevice => libc::EXDEV,
             Self::WaitedTooOften => libc::ETIMEDOUT,
-            Self::NoWrapping | Self::NoMarker | Self::BadMarker | Self::Panic => libc::EIO,
+            Self::NoWrapping | Self::NoMarker | Self::BadMarker | Self::NoTargetRest(_) | Self::Panic => libc::EIO,
         }
     }
 

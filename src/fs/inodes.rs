@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::backing;
 use crate::format::layout::plain_len;
-use crate::names::DirId;
+use crate::names::{DirId, is_cut};
 
 use super::descriptors::{Descriptors, GaveUp};
 use super::open_files::OpenFile;
@@ -63,6 +63,8 @@ pub struct Inode {
     pub open: Mutex<Option<Arc<OpenFile>>>,
     /// A directory whose marker or link names this file and is not synced yet.
     pub unsynced_in: Mutex<Option<Arc<Inode>>>,
+    /// See [`Self::has_cut_targets`].
+    cut_targets: AtomicBool,
 }
 
 impl Inode {
@@ -87,6 +89,7 @@ impl Inode {
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced_in: Mutex::default(),
+            cut_targets: AtomicBool::new(false),
         })
     }
 
@@ -99,7 +102,7 @@ impl Inode {
         if let Some(fd) = &*self.fd.lock() {
             return Ok(fd.clone());
         }
-        let (dir, name) = self.found.lock().clone().ok_or(FsError::Stale)?;
+        let (dir, name) = self.place().ok_or(FsError::Stale)?;
         if self.dead.load(Ordering::Relaxed) {
             return Err(FsError::Stale);
         }
@@ -147,6 +150,21 @@ impl Inode {
     /// Where the inode is found from now on.
     pub fn moved_to(&self, dir: &Arc<Inode>, name: &[u8]) {
         *self.found.lock() = Some((dir.clone(), name.to_vec()));
+    }
+
+    /// The directory and the stored name under which the inode was found last.
+    pub fn place(&self) -> Option<(Arc<Inode>, Vec<u8>)> {
+        self.found.lock().clone()
+    }
+
+    /// A symlink whose target is in two parts is or will be in this directory.
+    pub fn note_cut_target(&self) {
+        self.cut_targets.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel may know such a symlink in this directory: it stays true.
+    pub fn has_cut_targets(&self) -> bool {
+        self.cut_targets.load(Ordering::Relaxed)
     }
 
     /// The last name was removed. With a descriptor the inode lives on, as an open file's does.
@@ -263,6 +281,9 @@ impl Inodes {
     pub fn look_up(&self, dir: &Arc<Inode>, name: &[u8], fd: OwnedFd, stat: &Stat) -> Result<Arc<Inode>> {
         if stat.st_dev != self.dev {
             return Err(FsError::OtherDevice);
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && is_cut(stat.st_size as u64) {
+            dir.note_cut_target();
         }
         let id = self.id_of(stat.st_ino);
         let mut shard = self.shard(id).write();

@@ -10,11 +10,12 @@ use rustix::io::Errno;
 use crate::backing;
 use crate::content::Content;
 use crate::format::volume::NameMode;
-use crate::format::{DIR_MARKER, LONG_LINK_SUFFIX, LONG_PREFIX};
+use crate::format::{DIR_MARKER, is_long_link};
 use crate::names::{DirId, NameError, Names, StoredName};
 
 use super::inodes::{DirState, Inode};
 use super::open_files::OpenFile;
+use super::targets::put_link;
 use super::{Caller, Entry, Fs, FsError, Result};
 
 const MARKER: &[u8] = DIR_MARKER.as_bytes();
@@ -38,12 +39,6 @@ impl Fs {
 
     pub fn forget(&self, id: u64, lookups: u64) {
         self.inodes.forget(id, lookups);
-    }
-
-    pub fn readlink(&self, id: u64) -> Result<Vec<u8>> {
-        let inode = self.inode(id)?;
-        let stored = backing::read_link_of(inode.fd()?.as_fd())?;
-        Ok(self.names().reveal_target(&stored)?)
     }
 
     /// Makes a file and opens it for reading and writing; gives a handle.
@@ -72,14 +67,6 @@ impl Fs {
         Ok(made.0)
     }
 
-    pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Entry> {
-        let parent = self.inode(parent)?;
-        let target = self.names().store_target(target)?;
-        let made = self
-            .make(caller, &parent, name, 0, |dir, stored, _| backing::symlink(&target, dir, stored).map(|()| None))?;
-        Ok(made.0)
-    }
-
     /// Another name for an inode.
     pub fn link(&self, id: u64, parent: u64, name: &[u8]) -> Result<Entry> {
         self.writable()?;
@@ -87,9 +74,10 @@ impl Fs {
         let (fd, dir_fd) = (inode.fd()?, parent.fd()?);
         let mut dir = parent.dir.lock();
         let stored = self.prepare_entry(&parent, &mut dir, name)?;
-        if let Err(e) = backing::link(fd.as_fd(), dir_fd.as_fd(), stored.entry()) {
+        let call = || Ok(backing::link(fd.as_fd(), dir_fd.as_fd(), stored.entry())?);
+        if let Err(e) = self.with_rest_of(&inode, (&parent, dir_fd.as_fd()), call) {
             self.take_back_link(&parent, &stored);
-            return Err(e.into());
+            return Err(e);
         }
         self.note_unsynced(&parent, &dir, &inode);
         drop(dir);
@@ -97,7 +85,12 @@ impl Fs {
     }
 
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.remove(parent, name, |_, dir, entry| Ok(backing::unlink(dir, entry)?))
+        self.remove(parent, name, |parent, dir, entry| {
+            let cut = self.cut_at((parent, dir), entry);
+            backing::unlink(dir, entry)?;
+            self.drop_cut((parent, dir), cut);
+            Ok(())
+        })
     }
 
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
@@ -147,24 +140,35 @@ impl Fs {
         let (from_fd, to_fd) = (from.fd()?, to.fd()?);
         let old = self.existing_name(&from, from_dir, name)?;
         let to_state = to_dir.unwrap_or(from_dir);
+        let (source, dest) = ((&*from, from_fd.as_fd()), (&*to, to_fd.as_fd()));
+        let moved = self.cut_at(source, old.entry());
         if flags.contains(RenameFlags::EXCHANGE) {
             let new = self.existing_name(&to, to_state, new_name)?;
             // Both names stay, and so do their links: only what they name changes places.
-            backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags)?;
+            let back = self.cut_at(dest, new.entry());
+            let call = || Ok(backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags)?);
+            self.with_cut_moved(moved.as_ref(), source, dest, || {
+                self.with_cut_moved(back.as_ref(), dest, source, call)
+            })?;
             self.note_place(&from, from_fd.as_fd(), old.entry());
             self.note_place(&to, to_fd.as_fd(), new.entry());
+            if from.id != to.id && !moved.as_ref().is_some_and(|moved| moved.shares(back.as_ref())) {
+                self.drop_cut(source, moved);
+                self.drop_cut(dest, back);
+            }
             return Ok(());
         }
         let new = self.prepare_entry(&to, to_state, new_name)?;
         let victim = self.victim(to_fd.as_fd(), new.entry());
         let call = || backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags);
-        let renamed = match call() {
+        let replaced = self.cut_at(dest, new.entry());
+        let renamed = self.with_cut_moved(moved.as_ref(), source, dest, || match call() {
             Err(Errno::NOTEMPTY | Errno::EXIST) if !flags.contains(RenameFlags::NOREPLACE) => {
                 // Onto a directory: one that is empty but for its marker gives way.
                 self.without_marker(&to, new.entry(), call)
             }
             other => other.map_err(FsError::from),
-        };
+        });
         if let Err(e) = renamed {
             self.take_back_link(&to, &new);
             return Err(e);
@@ -172,6 +176,12 @@ impl Fs {
         self.note_place(&to, to_fd.as_fd(), new.entry());
         if let Some(victim) = victim {
             victim.removed();
+        }
+        if !replaced.as_ref().is_some_and(|replaced| replaced.shares(moved.as_ref())) {
+            self.drop_cut(dest, replaced);
+        }
+        if from.id != to.id {
+            self.drop_cut(source, moved);
         }
         // Two names of one inode: then the call did nothing, and the old name is still there.
         self.take_back_link(&from, &old);
@@ -198,7 +208,7 @@ impl Fs {
     }
 
     /// What every call that makes an entry does: marker and link before, owner after, look-up, and back if it fails.
-    fn make(
+    pub(super) fn make(
         &self,
         caller: &Caller,
         parent: &Arc<Inode>,
@@ -236,7 +246,10 @@ impl Fs {
                 let is_dir = backing::stat_entry(dir_fd.as_fd(), stored.entry())
                     .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
                 let remove = if is_dir { backing::rmdir } else { backing::unlink };
-                let _ = remove(dir_fd.as_fd(), stored.entry());
+                let cut = self.cut_at((parent, dir_fd.as_fd()), stored.entry());
+                if remove(dir_fd.as_fd(), stored.entry()).is_ok() {
+                    self.drop_cut((parent, dir_fd.as_fd()), cut);
+                }
                 self.drop_long_link(parent, &stored);
                 Err(e)
             }
@@ -324,17 +337,8 @@ impl Fs {
         let stored = self.names().store(&id, name)?;
         if let StoredName::Long { link, whole, .. } = &stored {
             let fd = parent.fd()?;
-            match backing::symlink(whole, fd.as_fd(), link) {
-                Ok(()) => dir.unsynced = true,
-                // There with the entry, or left by a crash; one that was damaged would hide the new entry.
-                Err(Errno::EXIST) => {
-                    if backing::read_link(fd.as_fd(), link).ok().as_ref() != Some(whole) {
-                        backing::unlink(fd.as_fd(), link)?;
-                        backing::symlink(whole, fd.as_fd(), link)?;
-                        dir.unsynced = true;
-                    }
-                }
-                Err(e) => return Err(e.into()),
+            if put_link(fd.as_fd(), link, whole)? {
+                dir.unsynced = true;
             }
         }
         Ok(stored)
@@ -448,7 +452,7 @@ impl Fs {
             return Err(Errno::NOTEMPTY.into());
         }
         for link in &contents.orphans {
-            // Left by a crash between a long name's link and its entry: it names nothing.
+            // Left by a crash between a link and its entry, or by a symlink with other names: it names nothing.
             backing::unlink(victim.as_fd(), link)?;
         }
         let marker = match backing::read_link(victim.as_fd(), MARKER) {
@@ -466,7 +470,7 @@ impl Fs {
         let mut contents = Contents::default();
         let mut buf = Vec::with_capacity(4096);
         backing::list_dir(fd.as_fd(), 0, &mut buf, |raw| {
-            if raw.name.starts_with(LONG_PREFIX) && raw.name.ends_with(LONG_LINK_SUFFIX) {
+            if is_long_link(raw.name) {
                 contents.orphans.push(raw.name.to_vec());
             } else if !matches!(raw.name, b"." | b".." | MARKER) {
                 contents.entries = true;
