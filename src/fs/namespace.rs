@@ -112,11 +112,16 @@ impl Fs {
         let dir = parent.dir.lock();
         let stored = self.existing_name(&parent, &dir, name)?;
         let victim = self.victim(dir_fd.as_fd(), stored.entry());
+        let waiting = self.waiting_entry(dir_fd.as_fd(), stored.entry());
         call(&parent, dir_fd.as_fd(), stored.entry())?;
         if let Some(victim) = victim {
             victim.removed();
         }
         self.drop_long_link(&parent, &stored);
+        drop(dir);
+        if let Some(file) = waiting {
+            self.end_if_unlinked(&file);
+        }
         Ok(())
     }
 
@@ -160,6 +165,7 @@ impl Fs {
         }
         let new = self.prepare_entry(&to, to_state, new_name)?;
         let victim = self.victim(to_fd.as_fd(), new.entry());
+        let waiting = self.waiting_entry(to_fd.as_fd(), new.entry());
         let call = || backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags);
         let replaced = self.cut_at(dest, new.entry());
         let renamed = self.with_cut_moved(moved.as_ref(), source, dest, || match call() {
@@ -185,6 +191,9 @@ impl Fs {
         }
         // Two names of one inode: then the call did nothing, and the old name is still there.
         self.take_back_link(&from, &old);
+        if let Some(file) = waiting {
+            self.end_if_unlinked(&file);
+        }
         Ok(())
     }
 
