@@ -14,12 +14,14 @@ use crate::content::Volume;
 use crate::crypto::Suite;
 use crate::crypto::secret::SecretBytes;
 use crate::durable::{Durability, Redo, Sessions};
+use crate::format::DIR_MARKER;
 use crate::format::derived::VolumeKeys;
 use crate::format::volume::NameMode;
 use crate::fs::file_ops::Allocate;
 use crate::fs::{Caller, Fs, FsError, FsOptions, ROOT, Ready, Result, SetAttr};
 use crate::keys::{Keys, KeysConfig};
 use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, KeySpec, Kms, KmsError, WrappedKey};
+use crate::names::Names;
 
 use super::{Found, FoundObject, Seen};
 
@@ -137,7 +139,13 @@ impl Rig {
         let dir = fresh_dir();
         tap::record();
         let root = backing::open_root(dir.path()).expect("opens");
-        Sessions::create(root.as_fd(), &volume_keys().state).expect("writes");
+        let keys = volume_keys();
+        Sessions::create(root.as_fd(), &keys.state).expect("writes");
+        if setup.names == NameMode::Encrypted {
+            let (_, marker) = Names { mode: setup.names, name_max: 255, keys: &keys }.new_marker();
+            backing::symlink(&marker, root.as_fd(), DIR_MARKER.as_bytes()).expect("links");
+        }
+        backing::fsync(root.as_fd()).expect("syncs");
         let fs = mount(dir.path(), setup).expect("mounts");
         Self { setup: setup.clone(), dir, fs: Some(fs), open: HashMap::new(), before: tap::take() }
     }

@@ -37,3 +37,178 @@ fn random_overwrites_with_fsync() {
         }
     });
 }
+
+#[test]
+fn appends_inside_a_block_that_had_a_longer_end() {
+    judge_workload("cut and append", &Setup::safe(), |world| {
+        world.create("f");
+        world.write("f", 0, 20_000);
+        world.fsync("f");
+        for (len, more) in [(18_000, 500), (9_000, 4096), (8_500, 1), (130_000, 10), (4097, 9000)] {
+            world.set_len("f", len);
+            world.append("f", more);
+            world.fsync("f");
+        }
+    });
+}
+
+/// Header, record and slots of a file of one group and more; holes that are filled, groups that become complete.
+#[test]
+fn holes_filled_and_punched() {
+    judge_workload("holes", &Setup::safe(), |world| {
+        world.create("f");
+        world.set_len("f", 1_500_000);
+        world.fsync("f");
+        world.write("f", 300_000, 5000);
+        world.fsync("f");
+        world.write("f", 310_000, 90_000);
+        world.write("f", 1_200_000, 4096);
+        world.end_rounds();
+        world.punch("f", 299_008, 40_960);
+        world.fsync("f");
+        world.write("f", 303_104, 4096);
+        world.punch("f", 0, 1_500_000);
+        world.write("f", 8192, 9000);
+        world.fsync("f");
+        world.write("f", 0, 1_500_000);
+        world.fsync("f");
+    });
+}
+
+/// What editors do: a new file beside the old one, synced, in its place.
+#[test]
+fn an_editor_saves() {
+    for setup in [Setup::safe(), Setup::encrypted_names()] {
+        judge_workload("editor", &setup, |world| {
+            world.mkdir("d");
+            world.create("d/text");
+            world.write("d/text", 0, 6000);
+            world.fsync("d/text");
+            for _ in 0..3 {
+                world.create("d/.text.swp");
+                world.write("d/.text.swp", 0, 7000);
+                world.fsync("d/.text.swp");
+                world.close("d/.text.swp");
+                world.rename("d/.text.swp", "d/text");
+                world.fsync_dir("d");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_tree_is_unpacked() {
+    for setup in [Setup::safe(), Setup::encrypted_names()] {
+        judge_workload("untar", &setup, |world| {
+            for dir in 0..3 {
+                world.mkdir(&format!("dir{dir}"));
+                for file in 0..4 {
+                    let path = format!("dir{dir}/file{file}");
+                    world.create(&path);
+                    world.write(&path, 0, [10, 5000, 40_000, 140_000][file]);
+                    world.close(&path);
+                }
+                world.symlink(&format!("dir{dir}/link"), "file1");
+            }
+            world.link("dir0/file1", "dir2/hard");
+            world.fsync("dir1/file2");
+            world.remount();
+        });
+    }
+}
+
+#[test]
+fn names_long_and_short() {
+    let long = |n: usize| format!("{n}{}", "-long".repeat(40));
+    judge_workload("long names", &Setup::encrypted_names(), |world| {
+        world.mkdir("a");
+        world.mkdir(&format!("a/{}", long(1)));
+        let inner = format!("a/{}/{}", long(1), long(2));
+        world.create(&inner);
+        world.write(&inner, 0, 100);
+        world.fsync(&inner);
+        world.rename(&inner, "a/short");
+        world.rename("a/short", &format!("a/{}", long(3)));
+        world.create("a/new");
+        world.write("a/new", 0, 200);
+        world.fsync("a/new");
+        world.rename("a/new", &format!("a/{}", long(3)));
+        world.symlink(&format!("a/{}", long(4)), &"target/".repeat(500));
+        world.rename(&format!("a/{}", long(4)), "link");
+        world.remove("link");
+        world.remove(&format!("a/{}", long(3)));
+        world.remove(&format!("a/{}", long(1)));
+        world.remove("a");
+    });
+}
+
+/// A rollback journal as sqlite writes it, and a log as in WAL mode.
+#[test]
+fn a_database_commits() {
+    judge_workload("database", &Setup::safe(), |world| {
+        world.create("db");
+        world.write("db", 0, 40_960);
+        world.fsync("db");
+        for page in [3, 7, 0] {
+            world.create("db-journal");
+            world.write("db-journal", 0, 512);
+            world.append("db-journal", 4096 + 8);
+            world.fsync("db-journal");
+            world.write("db-journal", 0, 28);
+            world.fsync("db-journal");
+            world.write("db", page * 4096, 4096);
+            world.write("db", 0, 4096);
+            world.fsync("db");
+            world.remove("db-journal");
+            world.fsync_dir("");
+        }
+        world.create("db-wal");
+        for _ in 0..4 {
+            world.append("db-wal", 4096 + 24);
+            world.fsync("db-wal");
+        }
+        world.write("db", 4096, 8192);
+        world.fsync("db");
+        world.write("db-wal", 0, 32);
+        world.write("db-wal", 32, 4096 + 24);
+        world.fsync("db-wal");
+    });
+}
+
+#[test]
+fn sessions_change_under_load() {
+    judge_workload("sessions", &Setup::safe(), |world| {
+        world.create("f");
+        world.write("f", 0, 200_000);
+        world.fsync("f");
+        for n in 0..3 {
+            world.write("f", 4096 * n, 10_000);
+            world.rotate();
+            world.write("f", 4096 * n, 10_000);
+            world.append("f", 5000);
+            world.fsync("f");
+        }
+        world.write("f", 100_000, 10);
+        world.remount();
+        world.write("f", 100_000, 10);
+        world.append("f", 10);
+        world.close("f");
+        world.end_rounds();
+    });
+}
+
+#[test]
+fn emptied_and_written_again() {
+    judge_workload("emptied", &Setup::safe(), |world| {
+        world.create("f");
+        for len in [100, 130_000, 5000] {
+            world.write("f", 0, len);
+            world.fsync("f");
+            world.write("f", 50, len / 2);
+            world.set_len("f", 0);
+            world.write("f", 0, len + 1);
+            world.set_len("f", 0);
+            world.fsync("f");
+        }
+    });
+}
