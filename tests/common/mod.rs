@@ -102,6 +102,13 @@ impl Suite {
         self.ignored_on(setups, bodies)
     }
 
+    /// Bodies that need root and something that may be missing here.
+    pub fn where_on(self, missing: Option<String>, setups: &[Setup], bodies: &[Body]) -> Self {
+        let Some(missing) = missing else { return self.rooted_on(setups, bodies) };
+        eprintln!("skipped: {} tests need {missing}", bodies.len() * setups.len());
+        self.ignored_on(setups, bodies)
+    }
+
     fn ignored_on(self, setups: &[Setup], bodies: &[Body]) -> Self {
         let from = self.trials.len();
         let mut suite = self.on(setups, bodies);
