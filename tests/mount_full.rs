@@ -9,6 +9,7 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::XattrFlags;
 use tempfile::TempDir;
@@ -160,15 +161,21 @@ fn command(program: &str) -> Command {
     command
 }
 
+/// One test at a time: a process that another one starts has, for a moment, a copy of every descriptor here. It keeps a
+/// file's space after its removal, and its close may get the error that is waited for.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A mount whose backing is small, with files that are to stay.
 struct Full {
     m: Mounted,
     small: Small,
+    _alone: MutexGuard<'static, ()>,
     kept: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Full {
     fn new(setup: &Setup, kind: Kind) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let small = Small::new(kind);
         let mut m = Mounted::unmounted(setup, "");
         let backing = small.root().join("backing");
@@ -188,7 +195,7 @@ impl Full {
         file.write_all_at(&pattern(9, 5000), 700_000).unwrap();
         kept.push((path, data));
         rustix::fs::syncfs(&file).unwrap();
-        Self { m, small, kept }
+        Self { m, small, _alone: alone, kept }
     }
 
     /// Everything that was stored before is there.
@@ -634,7 +641,6 @@ fn everything_meets_the_end(setup: &Setup, kind: Kind) {
             failed_ever.push(operation.name);
         }
     }
-    eprintln!("{}: met the end: {failed_ever:?}", setup.name);
     assert!(failed_ever.len() >= 6, "hardly anything met the end: {failed_ever:?}");
     full.m.unmount();
     assert_eq!(entries(&full), before, "something is left in the backing");
