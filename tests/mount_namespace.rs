@@ -8,15 +8,14 @@ use std::fs;
 use std::io;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use common::io::{errno, pattern};
+use common::nobody::OfNobody;
 use common::users::{NOBODY, as_user};
 use common::{AES, ALL, Mounted, PLAIN, SUITES, Setup, Suite, within};
 
@@ -506,45 +505,6 @@ fn plain_names_lie_there_as_they_are(setup: &Setup) {
     symlink("target", m.path("link")).unwrap();
     assert!(m.backing().join("directory/file").is_file());
     assert_eq!(fs::read_link(m.backing().join("link")).unwrap(), Path::new("target"));
-}
-
-/// A volume that an ordinary user has made and mounted: the daemon has no rights but its user's.
-struct OfNobody {
-    home: tempfile::TempDir,
-}
-
-impl OfNobody {
-    fn new() -> Self {
-        let home = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().unwrap();
-        chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        // Where cargo builds, others may have no way to.
-        fs::copy(env!("CARGO_BIN_EXE_kmsfs"), home.path().join("kmsfs")).unwrap();
-        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let new = Self { home };
-        as_user(NOBODY, NOBODY, || fs::create_dir(new.root()).unwrap());
-        for arguments in [&["init", "--dev", "backing"][..], &["mount", "--dev", "backing", "mnt"]] {
-            assert!(new.run(arguments), "{arguments:?}");
-        }
-        new
-    }
-
-    fn root(&self) -> PathBuf {
-        self.home.path().join("mnt")
-    }
-
-    fn run(&self, arguments: &[&str]) -> bool {
-        let mut command = Command::new(self.home.path().join("kmsfs"));
-        command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir(self.home.path());
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
-    }
-}
-
-impl Drop for OfNobody {
-    fn drop(&mut self) {
-        let done = self.run(&["umount", "mnt"]);
-        assert!(done || std::thread::panicking(), "umount");
-    }
 }
 
 fn an_ordinary_users_daemon_removes_closed_directories(_setup: &Setup) {

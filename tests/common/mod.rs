@@ -7,6 +7,7 @@
 
 pub mod io;
 pub mod mounted;
+pub mod nobody;
 pub mod users;
 
 use std::path::Path;
