@@ -31,11 +31,14 @@ fn main() -> std::process::ExitCode {
                 a_full_tmpfs_loses_nothing,
                 a_tmpfs_without_inodes_loses_nothing,
                 a_full_disk_can_be_emptied,
-                a_full_disk_is_unmounted_and_read
+                a_full_disk_is_unmounted_and_read,
+                allocating_reserves_nothing,
+                an_error_that_close_told_is_told_once_more,
             ],
         )
         .where_on(no_loop("mkfs.ext4"), &[AES, PLAIN], bodies![a_full_ext4_loses_nothing])
         .where_on(no_loop("mkfs.btrfs"), &[AES, PLAIN], bodies![a_quota_is_told_and_loses_nothing])
+        .where_on(no_loop("mkfs.btrfs"), &[PLAIN], bodies![subvolumes_are_not_entered])
         .run()
 }
 
@@ -752,4 +755,42 @@ fn a_quota_is_told_and_loses_nothing(setup: &Setup) {
     overwrite(&full.m.root(), true).unwrap();
     overwritten(&full.m.root());
     full.check_kept("in the end");
+}
+
+fn subvolumes_are_not_entered(setup: &Setup) {
+    let full = Full::new(setup, Kind::Btrfs);
+    let subvolume = full.m.backing().join("subvolume");
+    let done = command("btrfs").args(["subvolume", "create"]).arg(&subvolume).output().unwrap();
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(errno(fs::metadata(full.m.path("subvolume"))), libc::EXDEV);
+    full.check_kept("beside a subvolume");
+}
+
+fn allocating_reserves_nothing(setup: &Setup) {
+    let full = Full::new(setup, Kind::TmpfsPages);
+    let file = open_rw(&full.m.path("file"));
+    // More than the backing has.
+    fallocate(&file, 0, 0, 4 * ROOM).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4 * ROOM);
+    full.small.leave(10);
+    let written = file.write_all_at(&pattern(1, 1 << 20), 0).and_then(|()| file.sync_all());
+    assert_eq!(errno(written), libc::ENOSPC);
+    drop(file);
+    full.check_kept("after the write");
+}
+
+fn an_error_that_close_told_is_told_once_more(setup: &Setup) {
+    let full = Full::new(setup, Kind::TmpfsPages);
+    full.small.leave(2);
+    let path = full.m.path("file");
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&pattern(1, FIRST)).unwrap();
+    assert_eq!(errno(finish(file, false)), libc::ENOSPC);
+    full.small.give_back();
+    let file = open_rw(&path);
+    let told = errno(file.sync_all());
+    assert!([0, libc::ENOSPC].contains(&told), "{told}");
+    file.sync_all().unwrap();
+    file.write_all_at(&pattern(1, FIRST), 0).unwrap();
+    file.sync_all().unwrap();
 }

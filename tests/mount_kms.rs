@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
                 cached_files_stay_readable,
                 new_files_wait_for_a_slow_kms,
                 new_files_while_the_kms_is_silent,
+                opening_a_cold_file_waits_for_the_kms,
+                who_waits_for_the_kms_cannot_be_killed,
             ],
         )
         .on(&ALL, bodies![names_never_wait_for_the_kms])
@@ -89,6 +91,30 @@ fn a_silent_kms_times_out(setup: &Setup) {
     m.wait_for_log("data key");
     m.kms().clear_faults();
     common::wait_until("it is asked again", PATIENCE, || fs::read(m.path("cold")).is_ok());
+}
+
+fn opening_a_cold_file_waits_for_the_kms(setup: &Setup) {
+    let m = with_a_cold_file(setup);
+    // Slow, but within the deadline: it is waited for, and nobody is told.
+    m.kms().inject(fault("decrypt", 1, FaultKind::Delay(Duration::from_millis(400))));
+    assert!(fs::read(m.path("cold")).unwrap() == pattern(1, 50_000));
+    // Not within the deadline.
+    m.kms().inject(for_ever("decrypt", FaultKind::Hang));
+    assert_eq!(read_errno(&m, "cold2"), libc::ETIMEDOUT);
+}
+
+fn who_waits_for_the_kms_cannot_be_killed(setup: &Setup) {
+    let m = with_a_cold_file(setup);
+    m.kms().inject(for_ever("decrypt", FaultKind::Hang));
+    m.kms().reset_calls();
+    let mut cat =
+        std::process::Command::new("cat").arg(m.path("cold")).stderr(std::process::Stdio::null()).spawn().unwrap();
+    common::wait_until("the KMS is asked", PATIENCE, || m.kms().calls("decrypt") > 0);
+    cat.kill().unwrap();
+    // The deadline ends the wait, and the caller.
+    let status = common::mounted::wait_for(&mut cat);
+    assert!(!status.success());
+    assert!(m.log().contains("data key"), "the daemon has answered before: {}", m.log());
 }
 
 fn a_kms_that_drops_times_out(setup: &Setup) {
