@@ -150,6 +150,7 @@ fn files_cannot_be_swapped_by_parts(setup: &Setup) {
     assert!(fs::read(m.path("b")).unwrap() == pattern(2, 200_000));
 }
 
+/// A damaged file can be cut to 0, unlinked and replaced by a rename.
 fn a_damaged_file_can_be_replaced(setup: &Setup) {
     let mut m = Mounted::new(setup);
     for name in ["cut", "removed", "renamed over"] {
@@ -185,6 +186,7 @@ fn with_a_damaged_block(setup: &Setup, block: usize) -> Mounted {
     m
 }
 
+/// Damage to a block gives EIO for reads of that block and for writes that cover it in part, and harms no other block.
 fn a_damaged_block_harms_no_other(setup: &Setup) {
     let m = with_a_damaged_block(setup, 5);
     let file = open_rw(&m.path("file"));
@@ -205,6 +207,7 @@ fn a_damaged_block_harms_no_other(setup: &Setup) {
     }
 }
 
+/// A damaged block can be overwritten as a whole.
 fn a_damaged_block_can_be_overwritten(setup: &Setup) {
     let mut m = with_a_damaged_block(setup, 5);
     let file = open_rw(&m.path("file"));
@@ -217,6 +220,7 @@ fn a_damaged_block_can_be_overwritten(setup: &Setup) {
     assert!(fs::read(m.path("file")).unwrap() == wanted);
 }
 
+/// A damaged file can grow, unless the damage is in its last block (EIO).
 fn a_damaged_file_grows_unless_its_end_is_damaged(setup: &Setup) {
     for (damaged, wanted) in [(5, 0), (9, libc::EIO)] {
         let m = with_a_damaged_block(setup, damaged);
@@ -254,6 +258,7 @@ fn a_directory_without_its_marker(setup: &Setup) {
     assert_eq!(fs::read(m.path("dir/file")).unwrap(), b"text");
 }
 
+/// Stored entries whose name is not this volume's are left out of listings, and the log says so.
 fn damaged_names_are_not_shown(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("good"), b"good").unwrap();

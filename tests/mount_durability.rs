@@ -27,6 +27,7 @@ fn main() -> std::process::ExitCode {
         .run()
 }
 
+/// When the daemon dies, what was fsynced is there; what the kernel had not written back yet may be lost.
 fn what_was_fsynced_survives_a_kill(setup: &Setup) {
     let mut m = Mounted::new(setup);
     for round in 0..5u64 {
@@ -90,8 +91,9 @@ fn an_overwrite_that_was_fsynced_survives(setup: &Setup) {
     }
 }
 
-/// Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
+/// When the daemon dies, what was fsynced is there; what the kernel had not written back yet may be lost.
 fn kills_under_load(setup: &Setup) {
+    // Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
     let mut m = Mounted::new(setup);
     let mut random = Random(0x6b69_6c6c);
     let promised: Arc<Mutex<BTreeMap<String, (u64, usize)>>> = Arc::default();
@@ -202,6 +204,7 @@ fn a_kill_amid_name_changes(setup: &Setup) {
     }
 }
 
+/// If the daemon dies, programs get ENOTCONN until `kmsfs umount`.
 fn a_dead_mount_says_so(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();

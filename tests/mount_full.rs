@@ -651,14 +651,20 @@ fn everything_meets_the_end(setup: &Setup, kind: Kind) {
     full.check_kept("in the end");
 }
 
+/// On a full disk ENOSPC comes from `write`, `fsync` or `close`, since the kernel caches writes, and nothing that was
+/// stored before is lost.
 fn a_full_tmpfs_loses_nothing(setup: &Setup) {
     everything_meets_the_end(setup, Kind::TmpfsPages);
 }
 
+/// On a full disk ENOSPC comes from `write`, `fsync` or `close`, since the kernel caches writes, and nothing that was
+/// stored before is lost.
 fn a_tmpfs_without_inodes_loses_nothing(setup: &Setup) {
     everything_meets_the_end(setup, Kind::TmpfsInodes);
 }
 
+/// On a full disk ENOSPC comes from `write`, `fsync` or `close`, since the kernel caches writes, and nothing that was
+/// stored before is lost.
 fn a_full_ext4_loses_nothing(setup: &Setup) {
     everything_meets_the_end(setup, Kind::Ext4);
 }
@@ -678,6 +684,7 @@ fn fill_up(dir: &Path, len: usize) -> (i32, usize) {
     panic!("there is no end to it");
 }
 
+/// Removing needs no space: a full disk can be emptied.
 fn a_full_disk_can_be_emptied(setup: &Setup) {
     let mut full = Full::new(setup, Kind::TmpfsPages);
     for round in 0..3 {
@@ -700,8 +707,9 @@ fn a_full_disk_can_be_emptied(setup: &Setup) {
     }
 }
 
-/// The end of a mount needs room for a few bytes; without it the next mount takes the session for a crashed one.
+/// A full disk can be unmounted, and mounted read-only; to mount it for writing takes a little space.
 fn a_full_disk_is_unmounted_and_read(setup: &Setup) {
+    // The end of a mount needs room for a few bytes; without it the next mount takes the session for a crashed one.
     let mut full = Full::new(setup, Kind::TmpfsPages);
     full.small.leave(0);
     full.m.unmount();
@@ -717,6 +725,7 @@ fn a_full_disk_is_unmounted_and_read(setup: &Setup) {
     fs::write(full.m.path("new"), b"new").unwrap();
 }
 
+/// Over a quota it is the same with EDQUOT.
 fn a_quota_is_told_and_loses_nothing(setup: &Setup) {
     let mut full = Full::new(setup, Kind::Btrfs);
     let root = full.small.root();
@@ -757,6 +766,7 @@ fn a_quota_is_told_and_loses_nothing(setup: &Setup) {
     full.check_kept("in the end");
 }
 
+/// btrfs subvolumes below the backing directory are not entered (EXDEV).
 fn subvolumes_are_not_entered(setup: &Setup) {
     let full = Full::new(setup, Kind::Btrfs);
     let subvolume = full.m.backing().join("subvolume");
@@ -766,6 +776,7 @@ fn subvolumes_are_not_entered(setup: &Setup) {
     full.check_kept("beside a subvolume");
 }
 
+/// `fallocate` reserves no space: a later write may still fail with ENOSPC.
 fn allocating_reserves_nothing(setup: &Setup) {
     let full = Full::new(setup, Kind::TmpfsPages);
     let file = open_rw(&full.m.path("file"));
@@ -779,6 +790,7 @@ fn allocating_reserves_nothing(setup: &Setup) {
     full.check_kept("after the write");
 }
 
+/// An error that `close` has told, the next `fsync` of the file may tell once more.
 fn an_error_that_close_told_is_told_once_more(setup: &Setup) {
     let full = Full::new(setup, Kind::TmpfsPages);
     full.small.leave(2);

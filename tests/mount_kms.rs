@@ -93,6 +93,8 @@ fn a_silent_kms_times_out(setup: &Setup) {
     common::wait_until("it is asked again", PATIENCE, || fs::read(m.path("cold")).is_ok());
 }
 
+/// Opening a file whose key is not in memory waits for the KMS, at most `keys.deadline` (10 s), and then gives
+/// ETIMEDOUT.
 fn opening_a_cold_file_waits_for_the_kms(setup: &Setup) {
     let m = with_a_cold_file(setup);
     // Slow, but within the deadline: it is waited for, and nobody is told.
@@ -103,6 +105,7 @@ fn opening_a_cold_file_waits_for_the_kms(setup: &Setup) {
     assert_eq!(read_errno(&m, "cold2"), libc::ETIMEDOUT);
 }
 
+/// Who waits for the KMS cannot be killed until the wait is over.
 fn who_waits_for_the_kms_cannot_be_killed(setup: &Setup) {
     let m = with_a_cold_file(setup);
     m.kms().inject(for_ever("decrypt", FaultKind::Hang));
@@ -200,8 +203,9 @@ fn cached_files_stay_readable(setup: &Setup) {
     assert_eq!(waiting.join().unwrap(), libc::ETIMEDOUT);
 }
 
-/// While every read of a cold file hangs, more of them than there are threads, names and attributes are served.
+/// Names and attributes never wait for the KMS.
 fn names_never_wait_for_the_kms(setup: &Setup) {
+    // While every read of a cold file hangs, more of them than there are threads, names and attributes are served.
     let mut m = Mounted::new(setup);
     for i in 0..40 {
         fs::write(m.path(format!("cold {i}")), b"text").unwrap();
@@ -281,8 +285,9 @@ fn new_files_wait_for_a_slow_kms(setup: &Setup) {
     }
 }
 
-/// An error reaches the writer, at the latest when it asks by fsync; the volume goes on after.
+/// The first byte of a new file waits in the same way when no key lies ready.
 fn new_files_while_the_kms_is_silent(setup: &Setup) {
+    // An error reaches the writer, at the latest when it asks by fsync; the volume goes on after.
     let m = Mounted::with_config(setup, &format!("{IMPATIENT}pool_target = 1\npool_max = 1\n"));
     m.kms().inject(for_ever("generateDataKey", FaultKind::Hang));
     let root = m.root();

@@ -78,6 +78,7 @@ fn memory(m: &Mounted, what: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// A directory may have any number of entries, and listing it takes the daemon little memory.
 fn a_huge_directory_is_listed_in_little_memory(setup: &Setup) {
     let count = entries();
     let mut m = Mounted::new(setup);

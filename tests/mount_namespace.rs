@@ -233,6 +233,7 @@ fn a_directory_cannot_move_into_itself(setup: &Setup) {
     assert_eq!(names(&m.path("a")), set(["b"]));
 }
 
+/// Names of 1 to 255 bytes work.
 fn names_of_every_length(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let name = |len: usize| -> String { ('a'..='z').cycle().skip(len % 26).take(len).collect() };
@@ -273,6 +274,7 @@ fn names_of_every_length(setup: &Setup) {
     fs::remove_dir(m.path(name(200))).unwrap();
 }
 
+/// A name may have any bytes but `/` and NUL.
 fn names_of_any_bytes(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let mut wanted = BTreeSet::new();
@@ -360,6 +362,7 @@ fn special_files_keep_their_kind(setup: &Setup) {
     assert_eq!(read, b"through the fifo");
 }
 
+/// Names that begin with `kmsfs.` are refused for new entries (EINVAL), and looking one up gives ENOENT.
 fn reserved_names_are_refused(setup: &Setup) {
     let m = Mounted::new(setup);
     for name in ["kmsfs.volume", "kmsfs.dir", "kmsfs.anything"] {
@@ -372,6 +375,7 @@ fn reserved_names_are_refused(setup: &Setup) {
     assert_eq!(names(&m.root()), set(["file"]));
 }
 
+/// An entry that is there all the time is listed exactly once, whatever else is removed meanwhile.
 fn a_listing_survives_removal_meanwhile(setup: &Setup) {
     let m = Mounted::new(setup);
     let dir = m.path("dir");
@@ -452,7 +456,7 @@ fn paths_of_4095_bytes(setup: &Setup) {
     fs::remove_dir_all(m.path("p".repeat(200))).unwrap();
 }
 
-/// More files than this machine may have descriptors.
+/// As many as may be more than this machine allows descriptors.
 fn a_hundred_thousand_files(setup: &Setup) {
     const FILES: usize = 100_000;
     let mut m = Mounted::new(setup);
@@ -507,6 +511,8 @@ fn plain_names_lie_there_as_they_are(setup: &Setup) {
     assert_eq!(fs::read_link(m.backing().join("link")).unwrap(), Path::new("target"));
 }
 
+/// An empty directory that its owner has no right in can be removed: its mode is changed for a moment to take the
+/// marker away.
 fn an_ordinary_users_daemon_removes_closed_directories(_setup: &Setup) {
     let m = OfNobody::new();
     let root = m.root();

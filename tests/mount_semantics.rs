@@ -90,6 +90,7 @@ fn listed(dir: &Path) -> Vec<OsString> {
     names
 }
 
+/// With plain names the backing's limit on the length of names holds where it is shorter.
 fn plain_names_end_where_the_backings_do(_setup: &Setup) {
     let key = SecretBytes::copy_of(&[1; 32]).unwrap();
     let keys = VolumeKeys::derive(Cipher::Aes256Gcm, [2; 16], &key);
@@ -98,6 +99,7 @@ fn plain_names_end_where_the_backings_do(_setup: &Setup) {
     assert_eq!(names.store(&[0; 16], &[b'n'; 144]), Err(NameError::TooLong));
 }
 
+/// The format's own stored entries, whose names begin with `kmsfs.`, are not shown.
 fn the_formats_own_entries_are_not_shown(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -107,6 +109,8 @@ fn the_formats_own_entries_are_not_shown(setup: &Setup) {
     assert_eq!(listed(&m.root()), ["file"]);
 }
 
+/// On a volume with encrypted names a symlink target has at most 3039 bytes, not 4095 (ENAMETOOLONG): encrypted, it has
+/// to fit into a target of the backing.
 fn long_targets_are_refused(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let longest = "t".repeat(3039);
@@ -119,6 +123,8 @@ fn long_targets_are_refused(setup: &Setup) {
 
 // Files.
 
+/// The backing's limit counts for the stored file, which is about 1.6 % longer, so on ext4 a file ends shortly below 16
+/// TiB.
 fn the_backings_limit_counts_for_the_stored_file(setup: &Setup) {
     let m = Mounted::new(setup);
     let bare = open_rw(&m.scratch().join("bare"));
@@ -140,6 +146,8 @@ fn the_backings_limit_counts_for_the_stored_file(setup: &Setup) {
     assert_eq!(read_all(&file), b"begin");
 }
 
+/// `st_blocks`, and so `du`, count what is stored, pages with tags and header included: two pages for a file of one
+/// byte.
 fn what_is_stored_is_counted(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("one"), b"1").unwrap();
@@ -157,6 +165,8 @@ fn what_is_stored_is_counted(setup: &Setup) {
     assert!((10_100_000..10_400_000).contains(&du), "{du}");
 }
 
+/// `st_blocks` is right once a file is closed; while it is open for writing, it may be that from before the last
+/// writes.
 fn blocks_are_right_after_a_close(setup: &Setup) {
     let m = Mounted::new(setup);
     let path = m.path("file");
@@ -173,6 +183,7 @@ fn blocks_are_right_after_a_close(setup: &Setup) {
     assert!(stored() >= 1_000_000 / 512);
 }
 
+/// A hole takes no space but two pages a GiB.
 fn a_hole_takes_two_pages_a_gibibyte(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let file = open_rw(&m.path("file"));
@@ -188,6 +199,7 @@ fn a_hole_takes_two_pages_a_gibibyte(setup: &Setup) {
     assert_eq!(seen, [0; 100]);
 }
 
+/// COLLAPSE_RANGE, INSERT_RANGE and UNSHARE_RANGE give EOPNOTSUPP.
 fn ranges_cannot_be_moved(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), pattern(1, 40_960)).unwrap();
@@ -198,6 +210,7 @@ fn ranges_cannot_be_moved(setup: &Setup) {
     assert!(read_all(&file) == pattern(1, 40_960));
 }
 
+/// One call of `copy_file_range` copies at most 1 GiB.
 fn a_copy_is_of_a_gibibyte_at_most(setup: &Setup) {
     let m = Mounted::new(setup);
     let (from, to) = (open_rw(&m.path("from")), open_rw(&m.path("to")));
@@ -209,6 +222,7 @@ fn a_copy_is_of_a_gibibyte_at_most(setup: &Setup) {
 /// `_IOW(0x94, 9, int)`
 const FICLONE: libc::c_ulong = 0x4004_9409;
 
+/// There is no reflink: `FICLONE` gives EOPNOTSUPP.
 fn nothing_is_cloned(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("from"), pattern(1, 100_000)).unwrap();
@@ -227,6 +241,7 @@ fn ioctl(file: &File, request: libc::c_ulong) -> i32 {
     if done < 0 { io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
 }
 
+/// `FS_IOC_FIEMAP` gives EOPNOTSUPP: SEEK_DATA and SEEK_HOLE tell where data is.
 fn extents_are_not_mapped(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), pattern(1, 100_000)).unwrap();
@@ -234,6 +249,7 @@ fn extents_are_not_mapped(setup: &Setup) {
     assert_eq!(ioctl(&File::open(m.path("file")).unwrap(), 0xc020_660b), libc::EOPNOTSUPP);
 }
 
+/// `ioctl`s for flags, versions and project ids give ENOTTY.
 fn flags_are_not_offered(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -247,6 +263,8 @@ fn flags_are_not_offered(setup: &Setup) {
     }
 }
 
+/// What a program writes to a shared mapping behind the end of the file, in its last page, may show when the file then
+/// grows, where a local file system has zeros.
 fn what_is_mapped_behind_the_end_may_show(setup: &Setup) {
     let m = Mounted::new(setup);
     let file = open_rw(&m.path("file"));
@@ -261,6 +279,7 @@ fn what_is_mapped_behind_the_end_may_show(setup: &Setup) {
     assert!(&seen[1000..1006] == b"behind" || seen[1000..1006] == [0; 6], "{:?}", &seen[1000..1006]);
 }
 
+/// O_TMPFILE gives EOPNOTSUPP, and programs that use it fall back to a file with a name.
 fn there_are_no_files_without_a_name(setup: &Setup) {
     let m = Mounted::new(setup);
     let made = File::options().write(true).custom_flags(libc::O_TMPFILE).open(m.root());
@@ -294,6 +313,7 @@ fn moves_access_times(m: &Mounted) -> bool {
     was_accessed(&path)
 }
 
+/// Access times are the backing's: they move by the rules of its mount when the daemon reads.
 fn access_times_are_the_backings(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -305,10 +325,12 @@ fn access_times_are_the_backings(setup: &Setup) {
     assert_eq!(was_accessed(&m.path("file")), moves_access_times(&m));
 }
 
+/// `-o noatime` on the mount does not keep the backing's access times from moving.
 fn noatime_is_not_for_the_backing(setup: &Setup) {
     access_times_are_the_backings(setup);
 }
 
+/// A read that is answered from the kernel's cache does not move the access time.
 fn a_cached_read_moves_no_access_time(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -322,6 +344,7 @@ fn a_cached_read_moves_no_access_time(setup: &Setup) {
 
 // Owners and permissions.
 
+/// With a daemon that runs as an ordinary user, everything belongs to that user and cannot be given away (EPERM).
 fn an_ordinary_users_objects_stay_its_own(_setup: &Setup) {
     let m = OfNobody::new();
     let root = m.root();
@@ -338,6 +361,8 @@ fn an_ordinary_users_objects_stay_its_own(_setup: &Setup) {
     });
 }
 
+/// With a daemon that runs as an ordinary user, a file that its owner may write but not read (mode 0200) cannot be
+/// opened for writing (EACCES), for to write a part of a block the daemon has to read the rest.
 fn an_ordinary_users_daemon_cannot_write_what_it_cannot_read(_setup: &Setup) {
     let m = OfNobody::new();
     let path = m.root().join("file");
@@ -356,6 +381,8 @@ fn set(path: &Path, name: &str, value: &[u8]) -> Result<(), Errno> {
     setxattr(path, name, value, XattrFlags::empty())
 }
 
+/// The name of an encrypted attribute has at most 167 bytes, prefix included, on a backing with the usual limit of 255
+/// (ERANGE beyond it).
 fn names_of_xattrs_end_at_167_bytes(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();
@@ -380,6 +407,7 @@ fn stored_xattrs(path: &Path) -> Vec<(String, usize)> {
         .collect()
 }
 
+/// An encrypted value takes 32 bytes more of what the backing allows.
 fn a_value_takes_32_bytes_more(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();
@@ -391,6 +419,7 @@ fn a_value_takes_32_bytes_more(setup: &Setup) {
     }
 }
 
+/// `security.*`, `trusted.*` and ACLs lie in clear, for the kernel acts on them.
 fn attributes_for_the_kernel_lie_in_clear(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();
@@ -410,6 +439,7 @@ fn attributes_for_the_kernel_lie_in_clear(setup: &Setup) {
     assert!(names.iter().any(|(name, _)| name == "system.posix_acl_access"), "{names:?}");
 }
 
+/// Symlinks have no attributes: reading one gives ENODATA, setting one EPERM.
 fn symlinks_have_no_xattrs(setup: &Setup) {
     let m = Mounted::new(setup);
     symlink("nowhere", m.path("link")).unwrap();
@@ -419,6 +449,7 @@ fn symlinks_have_no_xattrs(setup: &Setup) {
     }
 }
 
+/// With plain names all attributes lie in clear.
 fn plain_names_leave_xattrs_in_clear(setup: &Setup) {
     let m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();
@@ -430,6 +461,8 @@ fn plain_names_leave_xattrs_in_clear(setup: &Setup) {
 
 // Caches, backups, mounts below.
 
+/// **Don't change the backing directory while it is mounted**: the kernel keeps what it knows of names and attributes,
+/// so the mount may not notice.
 fn what_the_kernel_knows_it_keeps(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -443,6 +476,8 @@ fn what_the_kernel_knows_it_keeps(setup: &Setup) {
     assert_eq!(mode(&m), 0o644);
 }
 
+/// A copy of the backing that is made file by file while it is mounted has every file that was synced and not written
+/// since; of others, blocks may read as EIO, so unmount or take a snapshot first.
 fn a_copy_made_while_mounted_has_what_was_synced(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::create_dir(m.path("dir")).unwrap();
@@ -464,6 +499,7 @@ fn a_copy_made_while_mounted_has_what_was_synced(setup: &Setup) {
     }
 }
 
+/// Mounts below the backing directory are not entered (EXDEV).
 fn mounts_below_the_backing_are_not_entered(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::create_dir(m.path("dir")).unwrap();
@@ -490,6 +526,8 @@ fn mounts_below_the_backing_are_not_entered(setup: &Setup) {
 
 // After a crash.
 
+/// A file whose stored length does not fit its size shows the right size from its first open on, and where the mount is
+/// for writing it is set right then.
 fn a_length_that_does_not_fit_is_set_right(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let data = pattern(1, 30_000);
@@ -513,6 +551,7 @@ fn a_length_that_does_not_fit_is_set_right(setup: &Setup) {
 
 // Many files.
 
+/// The kernel may know more inodes than the daemon may have descriptors.
 fn more_inodes_than_descriptors(_setup: &Setup) {
     const FILES: usize = 3000;
     let m = OfNobody::with_descriptors(Some(1000));
@@ -534,6 +573,8 @@ fn more_inodes_than_descriptors(_setup: &Setup) {
     });
 }
 
+/// Files open at the same time are limited by the daemon's limit on descriptors (`ulimit -Hn`), to somewhat less than
+/// half of it: EMFILE beyond it.
 fn open_files_are_limited_by_descriptors(setup: &Setup) {
     const LIMIT: u64 = 400;
     let m = Mounted::new(setup);
