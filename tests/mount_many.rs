@@ -33,7 +33,7 @@ fn entries() -> usize {
 
 /// Every tenth name is a long one.
 fn name(i: usize) -> String {
-    if i % 10 == 0 { format!("entry {i}{}", " long".repeat(40)) } else { format!("entry {i}") }
+    if i.is_multiple_of(10) { format!("entry {i}{}", " long".repeat(40)) } else { format!("entry {i}") }
 }
 
 /// Makes empty files as the daemon stores them, which takes a fraction of the time that they take through the mount.
