@@ -317,7 +317,7 @@ fn each_block_is_one_of(seen: &[u8], versions: &[&[u8]]) {
             wanted.resize(block.len(), 0);
             wanted == block
         };
-        assert!(versions.iter().any(|version| is(version)), "block {i} of {} bytes is something else", seen.len());
+        assert!(versions.iter().any(is), "block {i} of {} bytes is something else", seen.len());
     }
 }
 
