@@ -163,8 +163,13 @@ impl Sessions {
         let number = inner.state.next;
         inner.state.next = number.saturating_add(1);
         inner.state.open.push(number);
+        if let Err(e) = store(self.root.as_fd(), &self.key, &inner.state) {
+            // No record may carry it: the next mount would take it for a session that ended.
+            inner.state.open.pop();
+            return Err(StateError::Io(e));
+        }
         inner.own.push(number);
-        store(self.root.as_fd(), &self.key, &inner.state).map_err(StateError::Io)
+        Ok(())
     }
 }
 
@@ -243,6 +248,19 @@ mod tests {
         assert_eq!(sessions.standing(41), Standing::Settled);
         sessions.begin().expect("begins");
         assert_eq!(sessions.current(), 42);
+    }
+
+    #[test]
+    fn a_number_that_could_not_be_entered_is_not_used() {
+        let (dir, root) = volume();
+        let sessions = open(&root);
+        sessions.begin().expect("begins");
+        let number = sessions.current();
+        drop(sessions.change());
+        // Nothing can be made in it any more, as on a full disk.
+        dir.close().expect("removes");
+        assert!(sessions.rotate().is_err());
+        assert_eq!(sessions.current(), number, "a record of a session that no state file names would count as settled");
     }
 
     #[test]
