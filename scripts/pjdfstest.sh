@@ -1,5 +1,6 @@
 #!/bin/bash
-# The POSIX test suite pjdfstest (the crate) on mounts with allow_other, for encrypted and for plain names.
+# The POSIX test suite pjdfstest (the crate) on mounts with allow_other: AES, AES with plain names, SM4, and the first of
+# them mounted again.
 #
 #   scripts/pjdfstest.sh [KMSFS] [--backing] [-- PATTERN...]
 #
@@ -42,7 +43,7 @@ other=$(mktemp -d /dev/shm/kmsfs-pjd-XXXXXX)
 export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/config
 finish() {
     cd /
-    for mnt in "$work"/m?; do
+    for mnt in "$work"/m*; do
         if grep -qF " $mnt " /proc/self/mountinfo; then
             "$kmsfs" umount "$mnt" 2>/dev/null || umount -l "$mnt"
         fi
@@ -102,23 +103,34 @@ run() {
     return $status
 }
 
-for names in encrypted plain; do
-    mnt=$work/m${names:0:1}
-    mkdir "$mnt"
-    flag=
-    [ $names = plain ] && flag=--plain-names
-    "$kmsfs" init --dev $flag "$work/$names" >/dev/null 2>&1 || exit 2
-    "$kmsfs" mount --dev -o allow_other "$work/$names" "$mnt" || exit 2
+# mounted VOLUME LABEL PATTERN...: mounts the volume, runs the suite there, and unmounts it.
+mounted() {
+    local volume=$work/$1 mnt=$work/m$1 name=$2
+    shift 2
+    "$kmsfs" mount --dev -o allow_other "$volume" "$mnt" || exit 2
     chmod 755 "$mnt"
     write_config false
-    run "$names names" "$mnt" "$@" || failed_any=true
+    run "$name" "$mnt" "$@" || failed_any=true
     # In a process of their own: others leave files open for writing (on every file system), which forbids the remount.
     if [ $# = 0 ]; then
         write_config true
-        run "$names names, remounts" "$mnt" erofs || failed_any=true
+        run "$name, remounts" "$mnt" erofs || failed_any=true
     fi
     "$kmsfs" umount "$mnt" || failed_any=true
+}
+
+for name in aes plain sm4; do
+    mkdir "$work/m$name"
+    case $name in
+        aes) flags=() ;;
+        plain) flags=(--plain-names) ;;
+        sm4) flags=(--suite sm4-gcm) ;;
+    esac
+    "$kmsfs" init --dev ${flags[@]+"${flags[@]}"} "$work/$name" >/dev/null 2>&1 || exit 2
+    mounted "$name" "$name" "$@"
 done
+# Once more where nothing is in any cache, on a volume that has a past.
+mounted aes "aes, mounted again" "$@"
 if $backing; then
     mkdir "$work/bare"
     write_config false

@@ -783,6 +783,28 @@ modes() { # a directory below the mount, one outside
     rm -rf "$1" "$2"
 }
 
+# docs/SEMANTICS.md says why: once this mounts, it is to say so no more.
+overlay_in_namespace() {
+    unshare -Urm true || skip "no user namespaces"
+    mkdir -p "$mnt/over/upper" "$mnt/over/work" "$home/over/lower" "$home/over/merged" "$home/over/upper" "$home/over/work"
+    echo lower >"$home/over/lower/file"
+    mount_over() {
+        unshare -Urm sh -c 'cd "$2" && mount -t overlay overlay \
+            -o "lowerdir=lower,upperdir=$1/upper,workdir=$1/work,userxattr" merged && cat merged/file' sh "$1" "$home/over"
+    }
+    # That it is the mount that makes the difference.
+    [ "$(mount_over "$home/over")" = lower ] || skip "no overlayfs in user namespaces"
+    if mount_over "$mnt/over" >"$home/said" 2>&1; then
+        echo "it mounts, for writing"
+        exit 1
+    fi
+    cat "$home/said"
+    grep -q read-only "$home/said"
+    # What overlayfs has left there goes away.
+    rm -rf "$mnt/over"
+    chmod -R u+rwx "$home/over" && rm -rf "$home/over"
+}
+
 own_directory() { install -d -o "$user" "$1"; }
 
 clean_end() {
@@ -888,6 +910,9 @@ elif needs "a mount of nobody's" setpriv fusermount3; then
         if needs locks "$python"; then deadline=60 check "nobody's mount: locks" locks "$mnt"; fi
         if needs modes setfattr getfattr; then
             deadline=60 check "nobody's mount: modes as below the mount" modes "$mnt/modes" "$home/modes"
+        fi
+        if needs "overlayfs" unshare; then
+            deadline=60 check "nobody's mount: no upper layer of an overlayfs in a user namespace" overlay_in_namespace
         fi
         deadline=60 check "nobody's mount: everything removed, unmounted" clean_end
     fi

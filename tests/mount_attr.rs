@@ -63,6 +63,7 @@ fn modes_are_kept(setup: &Setup) {
     assert_eq!(mode(m.root()), 0o751);
 }
 
+/// The caller's umask counts for what it makes.
 fn the_umask_counts(setup: &Setup) {
     let m = Mounted::new(setup);
     for umask in [0o000, 0o022, 0o077, 0o027] {
@@ -75,6 +76,7 @@ fn the_umask_counts(setup: &Setup) {
     }
 }
 
+/// Times have nanoseconds.
 fn times_are_kept_to_the_nanosecond(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let (a, b) = (UNIX_EPOCH + Duration::new(1_234_567_890, 1), UNIX_EPOCH + Duration::new(4_102_444_800, 999_999_999));
@@ -183,6 +185,7 @@ fn a_second_reader_may_mount(setup: &Setup) {
     assert!(done.status.success(), "{}", common::mounted::text(&done));
 }
 
+/// `df` shows the backing's space.
 fn statfs_tells_of_the_backing(setup: &Setup) {
     let m = Mounted::new(setup);
     let (here, there) = (rustix::fs::statvfs(m.root()).unwrap(), rustix::fs::statvfs(m.backing()).unwrap());
@@ -210,6 +213,7 @@ fn owners_are_kept(setup: &Setup) {
     assert_eq!(mode(m.path("file")) & 0o6000, 0);
 }
 
+/// With a daemon that runs as root, new objects belong to the caller.
 fn files_belong_to_whoever_makes_them(setup: &Setup) {
     let m = Mounted::new(setup);
     open_to_all(&m);
@@ -225,6 +229,7 @@ fn files_belong_to_whoever_makes_them(setup: &Setup) {
     }
 }
 
+/// The kernel checks permissions by the stored mode, owner and ACL.
 fn modes_are_enforced(setup: &Setup) {
     let m = Mounted::new(setup);
     open_to_all(&m);
@@ -299,6 +304,7 @@ fn suid_goes_with_a_write_by_another(setup: &Setup) {
     assert_eq!(mode(m.path("tool")), 0o6777);
 }
 
+/// In a directory with set-group-id new objects have the directory's group.
 fn groups_are_inherited(setup: &Setup) {
     let mut m = Mounted::new(setup);
     open_to_all(&m);

@@ -32,7 +32,15 @@ fn main() -> std::process::ExitCode {
                 damaged_names_are_not_shown,
             ],
         )
-        .on(&SUITES, bodies![a_damaged_file_can_be_replaced])
+        .on(
+            &SUITES,
+            bodies![
+                a_damaged_file_can_be_replaced,
+                a_damaged_block_harms_no_other,
+                a_damaged_block_can_be_overwritten,
+                a_damaged_file_grows_unless_its_end_is_damaged,
+            ],
+        )
         .run()
 }
 
@@ -142,6 +150,7 @@ fn files_cannot_be_swapped_by_parts(setup: &Setup) {
     assert!(fs::read(m.path("b")).unwrap() == pattern(2, 200_000));
 }
 
+/// A damaged file can be cut to 0, unlinked and replaced by a rename.
 fn a_damaged_file_can_be_replaced(setup: &Setup) {
     let mut m = Mounted::new(setup);
     for name in ["cut", "removed", "renamed over"] {
@@ -163,6 +172,64 @@ fn a_damaged_file_can_be_replaced(setup: &Setup) {
     fs::write(m.path("cut"), b"anew").unwrap();
     m.remount();
     assert_eq!(fs::read(m.path("cut")).unwrap(), b"anew");
+}
+
+/// A mount with a file of ten blocks, of which one was damaged while it was not mounted.
+fn with_a_damaged_block(setup: &Setup, block: usize) -> Mounted {
+    let mut m = Mounted::new(setup);
+    fs::write(m.path("file"), pattern(1, 40_960)).unwrap();
+    let stored = m.stored(&m.path("file"));
+    m.unmount();
+    // Behind the first page, in order.
+    flip(&stored, (1 + block as u64) * 4096 + 100);
+    m.mount();
+    m
+}
+
+/// Damage to a block gives EIO for reads of that block and for writes that cover it in part, and harms no other block.
+fn a_damaged_block_harms_no_other(setup: &Setup) {
+    let m = with_a_damaged_block(setup, 5);
+    let file = open_rw(&m.path("file"));
+    // One at a time: a request of the kernel's read-ahead may have several.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    for i in 0..10 {
+        let mut block = [0; 4096];
+        let read = file.read_exact_at(&mut block, i * 4096);
+        let part =
+            file.write_all_at(&pattern(1, 40_960)[i as usize * 4096..][..10], i * 4096).and_then(|()| file.sync_all());
+        if i == 5 {
+            assert_eq!((errno(read), errno(part)), (libc::EIO, libc::EIO));
+        } else {
+            read.unwrap_or_else(|e| panic!("{i}: {e}"));
+            part.unwrap_or_else(|e| panic!("{i}: {e}"));
+            assert!(block == pattern(1, 40_960)[i as usize * 4096..][..4096], "{i}");
+        }
+    }
+}
+
+/// A damaged block can be overwritten as a whole.
+fn a_damaged_block_can_be_overwritten(setup: &Setup) {
+    let mut m = with_a_damaged_block(setup, 5);
+    let file = open_rw(&m.path("file"));
+    file.write_all_at(&pattern(2, 4096), 5 * 4096).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    m.remount();
+    let mut wanted = pattern(1, 40_960);
+    wanted[5 * 4096..6 * 4096].copy_from_slice(&pattern(2, 4096));
+    assert!(fs::read(m.path("file")).unwrap() == wanted);
+}
+
+/// A damaged file can grow, unless the damage is in its last block (EIO).
+fn a_damaged_file_grows_unless_its_end_is_damaged(setup: &Setup) {
+    for (damaged, wanted) in [(5, 0), (9, libc::EIO)] {
+        let m = with_a_damaged_block(setup, damaged);
+        let file = open_rw(&m.path("file"));
+        // Not at a block's end: what lies behind it in the last block has to be looked at.
+        let cut = errno(file.set_len(40_000));
+        assert_eq!(cut, 0);
+        assert_eq!(errno(file.set_len(50_000)), wanted, "block {damaged}");
+    }
 }
 
 fn a_directory_without_its_marker(setup: &Setup) {
@@ -191,6 +258,7 @@ fn a_directory_without_its_marker(setup: &Setup) {
     assert_eq!(fs::read(m.path("dir/file")).unwrap(), b"text");
 }
 
+/// Stored entries whose name is not this volume's are left out of listings, and the log says so.
 fn damaged_names_are_not_shown(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("good"), b"good").unwrap();
@@ -207,6 +275,7 @@ fn damaged_names_are_not_shown(setup: &Setup) {
     m.mount();
     let listed: Vec<_> = fs::read_dir(m.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(listed, ["good"]);
+    m.wait_for_log("its name is not this volume's");
     assert_eq!(fs::read(m.path("good")).unwrap(), b"good");
     // The hash of the name still finds it.
     assert_eq!(fs::read(m.path("long".repeat(60))).unwrap(), b"long");

@@ -23,10 +23,18 @@ fn main() -> std::process::ExitCode {
                 a_kill_amid_name_changes,
             ],
         )
-        .on(&SUITES, bodies![an_overwrite_that_was_fsynced_survives, a_dead_mount_says_so])
+        .on(
+            &SUITES,
+            bodies![
+                an_overwrite_that_was_fsynced_survives,
+                second_halves_are_written_in_the_background,
+                a_dead_mount_says_so,
+            ],
+        )
         .run()
 }
 
+/// When the daemon dies, what was fsynced is there; what the kernel had not written back yet may be lost.
 fn what_was_fsynced_survives_a_kill(setup: &Setup) {
     let mut m = Mounted::new(setup);
     for round in 0..5u64 {
@@ -68,6 +76,34 @@ fn what_was_synced_as_a_whole_survives_a_kill(setup: &Setup) {
     assert_eq!(fs::read_link(m.path("link")).unwrap().to_str(), Some("target"));
 }
 
+/// Without `-o durability=fast` an overwritten block is written to the backing twice, the second time at the next `fsync`
+/// or some seconds later, so the backing's ctime of the file may change then.
+fn second_halves_are_written_in_the_background(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let redo = |m: &Mounted| {
+        let names = fs::read_dir(m.backing()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("kmsfs.redo.")).count()
+    };
+    fs::write(m.path("file"), pattern(1, 100_000)).unwrap();
+    let stored = fs::read_dir(m.backing()).unwrap().flatten().map(|entry| entry.path());
+    let stored = stored.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    assert_eq!(redo(&m), 0, "new data needs none");
+    let file = open_rw(&m.path("file"));
+    file.write_all_at(&pattern(2, 50_000), 20_000).unwrap();
+    drop(file);
+    let mtime = fs::metadata(m.path("file")).unwrap().modified().unwrap();
+    assert_eq!(redo(&m), 1);
+    let before = fs::read(&stored).unwrap();
+    wait_until("the second halves", Duration::from_secs(30), || fs::read(&stored).unwrap() != before);
+    let mut expected = pattern(1, 100_000);
+    expected[20_000..70_000].copy_from_slice(&pattern(2, 50_000));
+    assert!(fs::read(m.path("file")).unwrap() == expected);
+    m.remount();
+    assert!(fs::read(m.path("file")).unwrap() == expected);
+    assert_eq!(fs::metadata(m.path("file")).unwrap().modified().unwrap(), mtime);
+    assert_eq!(redo(&m), 0, "removed at the clean end");
+}
+
 /// The version that was fsynced, or a later one, whole blocks of each.
 fn an_overwrite_that_was_fsynced_survives(setup: &Setup) {
     let mut m = Mounted::new(setup);
@@ -90,8 +126,9 @@ fn an_overwrite_that_was_fsynced_survives(setup: &Setup) {
     }
 }
 
-/// Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
+/// When the daemon dies, what was fsynced is there; what the kernel had not written back yet may be lost.
 fn kills_under_load(setup: &Setup) {
+    // Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
     let mut m = Mounted::new(setup);
     let mut random = Random(0x6b69_6c6c);
     let promised: Arc<Mutex<BTreeMap<String, (u64, usize)>>> = Arc::default();
@@ -202,6 +239,7 @@ fn a_kill_amid_name_changes(setup: &Setup) {
     }
 }
 
+/// If the daemon dies, programs get ENOTCONN until `kmsfs umount`.
 fn a_dead_mount_says_so(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"").unwrap();

@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
                 cached_files_stay_readable,
                 new_files_wait_for_a_slow_kms,
                 new_files_while_the_kms_is_silent,
+                opening_a_cold_file_waits_for_the_kms,
+                who_waits_for_the_kms_cannot_be_killed,
             ],
         )
         .on(&ALL, bodies![names_never_wait_for_the_kms])
@@ -89,6 +91,33 @@ fn a_silent_kms_times_out(setup: &Setup) {
     m.wait_for_log("data key");
     m.kms().clear_faults();
     common::wait_until("it is asked again", PATIENCE, || fs::read(m.path("cold")).is_ok());
+}
+
+/// Opening a file whose key is not in memory waits for the KMS, at most `keys.deadline` (10 s), and then gives
+/// ETIMEDOUT.
+fn opening_a_cold_file_waits_for_the_kms(setup: &Setup) {
+    let m = with_a_cold_file(setup);
+    // Slow, but within the deadline: it is waited for, and nobody is told.
+    m.kms().inject(fault("decrypt", 1, FaultKind::Delay(Duration::from_millis(400))));
+    assert!(fs::read(m.path("cold")).unwrap() == pattern(1, 50_000));
+    // Not within the deadline.
+    m.kms().inject(for_ever("decrypt", FaultKind::Hang));
+    assert_eq!(read_errno(&m, "cold2"), libc::ETIMEDOUT);
+}
+
+/// Who waits for the KMS cannot be killed until the wait is over.
+fn who_waits_for_the_kms_cannot_be_killed(setup: &Setup) {
+    let m = with_a_cold_file(setup);
+    m.kms().inject(for_ever("decrypt", FaultKind::Hang));
+    m.kms().reset_calls();
+    let mut cat =
+        std::process::Command::new("cat").arg(m.path("cold")).stderr(std::process::Stdio::null()).spawn().unwrap();
+    common::wait_until("the KMS is asked", PATIENCE, || m.kms().calls("decrypt") > 0);
+    cat.kill().unwrap();
+    // The deadline ends the wait, and the caller.
+    let status = common::mounted::wait_for(&mut cat);
+    assert!(!status.success());
+    assert!(m.log().contains("data key"), "the daemon has answered before: {}", m.log());
 }
 
 fn a_kms_that_drops_times_out(setup: &Setup) {
@@ -174,8 +203,9 @@ fn cached_files_stay_readable(setup: &Setup) {
     assert_eq!(waiting.join().unwrap(), libc::ETIMEDOUT);
 }
 
-/// While every read of a cold file hangs, more of them than there are threads, names and attributes are served.
+/// Names and attributes never wait for the KMS.
 fn names_never_wait_for_the_kms(setup: &Setup) {
+    // While every read of a cold file hangs, more of them than there are threads, names and attributes are served.
     let mut m = Mounted::new(setup);
     for i in 0..40 {
         fs::write(m.path(format!("cold {i}")), b"text").unwrap();
@@ -255,8 +285,9 @@ fn new_files_wait_for_a_slow_kms(setup: &Setup) {
     }
 }
 
-/// An error reaches the writer, at the latest when it asks by fsync; the volume goes on after.
+/// The first byte of a new file waits in the same way when no key lies ready.
 fn new_files_while_the_kms_is_silent(setup: &Setup) {
+    // An error reaches the writer, at the latest when it asks by fsync; the volume goes on after.
     let m = Mounted::with_config(setup, &format!("{IMPATIENT}pool_target = 1\npool_max = 1\n"));
     m.kms().inject(for_ever("generateDataKey", FaultKind::Hang));
     let root = m.root();

@@ -8,15 +8,14 @@ use std::fs;
 use std::io;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use common::io::{errno, pattern};
+use common::nobody::OfNobody;
 use common::users::{NOBODY, as_user};
 use common::{AES, ALL, Mounted, PLAIN, SUITES, Setup, Suite, within};
 
@@ -234,6 +233,7 @@ fn a_directory_cannot_move_into_itself(setup: &Setup) {
     assert_eq!(names(&m.path("a")), set(["b"]));
 }
 
+/// Names of 1 to 255 bytes work.
 fn names_of_every_length(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let name = |len: usize| -> String { ('a'..='z').cycle().skip(len % 26).take(len).collect() };
@@ -274,6 +274,7 @@ fn names_of_every_length(setup: &Setup) {
     fs::remove_dir(m.path(name(200))).unwrap();
 }
 
+/// A name may have any bytes but `/` and NUL.
 fn names_of_any_bytes(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let mut wanted = BTreeSet::new();
@@ -361,6 +362,7 @@ fn special_files_keep_their_kind(setup: &Setup) {
     assert_eq!(read, b"through the fifo");
 }
 
+/// Names that begin with `kmsfs.` are refused for new entries (EINVAL), and looking one up gives ENOENT.
 fn reserved_names_are_refused(setup: &Setup) {
     let m = Mounted::new(setup);
     for name in ["kmsfs.volume", "kmsfs.dir", "kmsfs.anything"] {
@@ -373,6 +375,7 @@ fn reserved_names_are_refused(setup: &Setup) {
     assert_eq!(names(&m.root()), set(["file"]));
 }
 
+/// An entry that is there all the time is listed exactly once, whatever else is removed meanwhile.
 fn a_listing_survives_removal_meanwhile(setup: &Setup) {
     let m = Mounted::new(setup);
     let dir = m.path("dir");
@@ -453,7 +456,7 @@ fn paths_of_4095_bytes(setup: &Setup) {
     fs::remove_dir_all(m.path("p".repeat(200))).unwrap();
 }
 
-/// More files than this machine may have descriptors.
+/// As many as may be more than this machine allows descriptors.
 fn a_hundred_thousand_files(setup: &Setup) {
     const FILES: usize = 100_000;
     let mut m = Mounted::new(setup);
@@ -508,45 +511,8 @@ fn plain_names_lie_there_as_they_are(setup: &Setup) {
     assert_eq!(fs::read_link(m.backing().join("link")).unwrap(), Path::new("target"));
 }
 
-/// A volume that an ordinary user has made and mounted: the daemon has no rights but its user's.
-struct OfNobody {
-    home: tempfile::TempDir,
-}
-
-impl OfNobody {
-    fn new() -> Self {
-        let home = tempfile::Builder::new().prefix("kmsfs-test-").tempdir().unwrap();
-        chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        // Where cargo builds, others may have no way to.
-        fs::copy(env!("CARGO_BIN_EXE_kmsfs"), home.path().join("kmsfs")).unwrap();
-        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let new = Self { home };
-        as_user(NOBODY, NOBODY, || fs::create_dir(new.root()).unwrap());
-        for arguments in [&["init", "--dev", "backing"][..], &["mount", "--dev", "backing", "mnt"]] {
-            assert!(new.run(arguments), "{arguments:?}");
-        }
-        new
-    }
-
-    fn root(&self) -> PathBuf {
-        self.home.path().join("mnt")
-    }
-
-    fn run(&self, arguments: &[&str]) -> bool {
-        let mut command = Command::new(self.home.path().join("kmsfs"));
-        command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir(self.home.path());
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
-    }
-}
-
-impl Drop for OfNobody {
-    fn drop(&mut self) {
-        let done = self.run(&["umount", "mnt"]);
-        assert!(done || std::thread::panicking(), "umount");
-    }
-}
-
+/// An empty directory that its owner has no right in can be removed: its mode is changed for a moment to take the
+/// marker away.
 fn an_ordinary_users_daemon_removes_closed_directories(_setup: &Setup) {
     let m = OfNobody::new();
     let root = m.root();

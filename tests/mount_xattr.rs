@@ -125,6 +125,7 @@ fn errors_are_the_usual_ones(setup: &Setup) {
     assert_eq!(llistxattr(m.path("link"), &mut [0; 9]), Ok(0));
 }
 
+/// Names and values of `user.*` are encrypted.
 fn the_backing_shows_neither_name_nor_value(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"content").unwrap();
@@ -154,6 +155,7 @@ fn run(program: &str, arguments: &[&str], path: &Path) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
+/// The kernel checks permissions by the stored mode, owner and ACL.
 fn acls_are_kept_and_enforced(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), b"text").unwrap();
@@ -175,6 +177,7 @@ fn acls_are_kept_and_enforced(setup: &Setup) {
     assert!(!run("getfacl", &["-np"], &m.path("file")).contains("65534"));
 }
 
+/// Where a directory has a default ACL, that counts and not the umask.
 fn default_acls_are_inherited(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::create_dir(m.path("dir")).unwrap();

@@ -245,6 +245,24 @@ fn a_flipped_byte_is_an_error_or_changes_nothing() {
     }
 }
 
+/// When the daemon dies, data that was written into a hole and not fsynced may be a hole again.
+#[test]
+fn a_hole_that_was_being_filled_is_a_hole_again_after_a_kill() {
+    let mut bench = Bench::new(Suite::Aes256Gcm);
+    let mut content = bench.open();
+    write(&mut content, 0, &[1; 4096]);
+    content.set_size(300_000, &mut Scratch::new()).expect("grows");
+    content.sync().expect("syncs");
+    write(&mut content, 8192, &[2; 4096]);
+    write(&mut content, 0, &[3; 4096]);
+    assert!(content.waits());
+    drop(content);
+    bench.killed();
+    let seen = read_all(&bench.open());
+    assert_eq!(seen[8192..12288], [0; 4096]);
+    assert_eq!(seen[..4096], [3; 4096], "what was overwritten is in the redo file");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Write {

@@ -157,7 +157,7 @@ impl Sessions {
             if inner.own.is_empty() {
                 return Ok(());
             }
-            self.enter(&mut inner)?;
+            self.enter(&mut inner).inspect_err(|_| self.wrote.store(true, Ordering::Relaxed))?;
         }
         self.age();
         drop(self.changes.write());
@@ -195,8 +195,13 @@ impl Sessions {
         let number = inner.state.next;
         inner.state.next = number.saturating_add(1);
         inner.state.open.push(number);
+        if let Err(e) = store(self.root.as_fd(), &self.key, &inner.state) {
+            // No record may carry it: the next mount would take it for a session that ended.
+            inner.state.open.pop();
+            return Err(StateError::Io(e));
+        }
         inner.own.push(number);
-        store(self.root.as_fd(), &self.key, &inner.state).map_err(StateError::Io)
+        Ok(())
     }
 }
 
@@ -279,6 +284,19 @@ mod tests {
         assert_eq!(sessions.standing(41), Standing::Settled);
         sessions.begin().expect("begins");
         assert_eq!(sessions.current(), 42);
+    }
+
+    #[test]
+    fn a_number_that_could_not_be_entered_is_not_used() {
+        let (dir, root) = volume();
+        let (sessions, redo) = (open(&root), redo(&root));
+        sessions.begin().expect("begins");
+        let number = sessions.current();
+        drop(sessions.change());
+        // Nothing can be made in it any more, as on a full disk.
+        dir.close().expect("removes");
+        assert!(sessions.rotate(&redo, || Ok(())).is_err());
+        assert_eq!(sessions.current(), number, "a record of a session that no state file names would count as settled");
     }
 
     #[test]

@@ -435,9 +435,10 @@ fn runs() -> u64 {
     std::env::var("KMSFS_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }
 
-/// `KMSFS_POWER_CUTS=n` makes n times as many runs.
+/// After a power cut, bytes that were fsynced read as fsynced or as written later.
 #[test]
 fn random_operations_and_cuts() {
+    // KMSFS_POWER_CUTS=n makes n times as many runs.
     let first = std::env::var("KMSFS_POWER_CUT_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     for seed in first..first + 60 * runs() {
         random_run(seed, &rig::Setup::safe());

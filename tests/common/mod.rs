@@ -7,6 +7,7 @@
 
 pub mod io;
 pub mod mounted;
+pub mod nobody;
 pub mod users;
 
 use std::path::Path;
@@ -99,6 +100,13 @@ impl Suite {
             return self.rooted_on(setups, bodies);
         }
         eprintln!("skipped: {} tests need a /dev/fuse that is open to all (chmod 666)", bodies.len() * setups.len());
+        self.ignored_on(setups, bodies)
+    }
+
+    /// Bodies that need root and something that may be missing here.
+    pub fn where_on(self, missing: Option<String>, setups: &[Setup], bodies: &[Body]) -> Self {
+        let Some(missing) = missing else { return self.rooted_on(setups, bodies) };
+        eprintln!("skipped: {} tests need {missing}", bodies.len() * setups.len());
         self.ignored_on(setups, bodies)
     }
 
