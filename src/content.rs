@@ -144,6 +144,10 @@ impl Keys {
     }
 }
 
+/// Barriers that a sync takes at most: the second makes slots durable that the first has allowed to be written. What
+/// others write meanwhile is not waited for.
+pub const SYNC_BARRIERS: usize = 2;
+
 /// A sync under way.
 #[derive(Debug)]
 pub struct Sync {
@@ -355,13 +359,14 @@ impl Content {
 
     /// Everything written so far is durable when this returns.
     pub fn sync(&mut self) -> Result<()> {
-        loop {
+        for _ in 0..SYNC_BARRIERS {
             let sync = self.begin_sync()?;
             sync.barrier()?;
             if !self.end_sync(&sync)? {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and

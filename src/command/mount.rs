@@ -102,7 +102,10 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     if !options.read_only {
         let crashed = shared.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
         if crashed > 0 {
-            tracing::warn!(crashed, "earlier mounts of this volume did not end cleanly");
+            tracing::warn!(
+                crashed,
+                "earlier mounts of this volume did not end cleanly; kmsfs check --repair mends what they left"
+            );
         }
     }
     let mounted = session::mount(

@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::backing;
-use crate::content::{ContentError, Scratch};
+use crate::content::{ContentError, SYNC_BARRIERS, Scratch};
 use crate::format::layout::MAX_SIZE;
 
 use super::handles::FileHandle;
@@ -122,7 +122,7 @@ impl Fs {
         }
         let file = &handle.file;
         // With the lock that setting times takes: a record that is written here keeps the mtime.
-        loop {
+        for _ in 0..SYNC_BARRIERS {
             let open = file.inode.open.lock();
             let sync = file.content.write().begin_sync()?;
             drop(open);
