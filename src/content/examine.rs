@@ -73,7 +73,8 @@ pub fn look_at_head(view: View<'_>, file: BorrowedFd<'_>) -> Result<Option<Head>
     if n < BLOCK_LEN {
         return Err(ContentError::Short);
     }
-    let copy = |n: usize| FileHeader::from_bytes(view.keys.suite, &view.keys.header, &page[n * HEADER_LEN..][..HEADER_LEN]);
+    let copy =
+        |n: usize| FileHeader::from_bytes(view.keys.suite, &view.keys.header, &page[n * HEADER_LEN..][..HEADER_LEN]);
     let copies = [copy(0), copy(1)];
     Ok(Some(Head { stored_len: backing::stat(file)?.st_size as u64, copies, page }))
 }
@@ -226,7 +227,8 @@ impl<'v> Exam<'v> {
             }
             // Up to the page of slots that `stored` belongs to.
             let next = layout::held(stored.min(data_page(end - 1) + 1)).min(end);
-            let stop = if next >= end { end } else { layout::slot_page_blocks(next).start.max(page_blocks.end.min(end)) };
+            let stop =
+                if next >= end { end } else { layout::slot_page_blocks(next).start.max(page_blocks.end.min(end)) };
             while block < stop {
                 let part = block..layout::slot_page_blocks(block).end.min(stop);
                 found.seen += part.end - part.start;
@@ -435,10 +437,12 @@ impl<'v> Exam<'v> {
         let mut bad = Vec::new();
         let bits = std::array::from_fn(|m| {
             let at = m * MAP_RECORD_LEN;
-            map_record_from_bytes(&self.keys.file.record, region, m, &page[at..at + MAP_RECORD_LEN]).unwrap_or_else(|_| {
-                bad.push(m);
-                MAP_ALL_COMPLETE
-            })
+            map_record_from_bytes(&self.keys.file.record, region, m, &page[at..at + MAP_RECORD_LEN]).unwrap_or_else(
+                |_| {
+                    bad.push(m);
+                    MAP_ALL_COMPLETE
+                },
+            )
         });
         // A file with a hole of 2^46 bytes has 2^16 regions of 512 bytes here.
         Ok(look(regions.entry(region).or_insert((bits, bad))))
@@ -476,10 +480,7 @@ mod tests {
         other.add(6..7, Trouble::Unverified);
         other.add(0..2, Trouble::Older);
         found.join(other);
-        assert_eq!(
-            found.blocks,
-            [(0..2, Trouble::Older), (3..8, Trouble::Unverified), (8..9, Trouble::Slot)]
-        );
+        assert_eq!(found.blocks, [(0..2, Trouble::Older), (3..8, Trouble::Unverified), (8..9, Trouble::Slot)]);
         assert_eq!(found.unreadable().collect::<Vec<_>>(), [3..8, 8..9]);
     }
 }

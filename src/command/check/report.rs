@@ -121,7 +121,9 @@ impl Kind {
             (_, Severity::Leftover) => MEND,
             (Self::State, _) => "put kmsfs.state back from a backup, or mount once with --reset-state",
             (Self::StatePutBack, _) => "find out who put an older kmsfs.state back: files may be older than they were",
-            (Self::Marker, _) => "put the directory's kmsfs.dir (a symlink) back from a backup: its names cannot be read without",
+            (Self::Marker, _) => {
+                "put the directory's kmsfs.dir (a symlink) back from a backup: its names cannot be read without"
+            }
             (Self::Foreign, Severity::Damage) => {
                 "move it back to the directory and the stored name that it had; its content can be had with --salvage"
             }
@@ -129,7 +131,9 @@ impl Kind {
             (Self::Target | Self::TargetPart, _) => "make the symlink again, or put the stored one back from a backup",
             (Self::Xattr, Severity::Damage) => "set the attribute again",
             (Self::Key, _) => "check again once the KMS gives the key",
-            (Self::Unreadable, Severity::Unchecked) => "see why it cannot be read: permissions, another mount, the disk",
+            (Self::Unreadable, Severity::Unchecked) => {
+                "see why it cannot be read: permissions, another mount, the disk"
+            }
             (Self::Repair, _) => "see the cause, and run kmsfs check --repair again",
             (_, Severity::Damage) => BACKUP,
             _ => "nothing has to be done",
@@ -361,7 +365,10 @@ impl Report {
         if value(&counts.salvaged) > 0 {
             out += &format!("salvaged {}\n", n(value(&counts.salvaged), "file", "files"));
         }
-        let mut parts = vec![n(tally.damage, "damage", "damages"), n(tally.leftovers, "leftover of a crash", "leftovers of crashes")];
+        let mut parts = vec![
+            n(tally.damage, "damage", "damages"),
+            n(tally.leftovers, "leftover of a crash", "leftovers of crashes"),
+        ];
         if tally.repaired > 0 {
             parts.push(format!("{} repaired", tally.repaired));
         }
