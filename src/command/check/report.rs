@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn blocks_are_told_as_ranges() {
-        assert_eq!(block_list(&[3..4]), "block 3");
+        assert_eq!(block_list(std::slice::from_ref(&(3..4))), "block 3");
         assert_eq!(block_list(&[3..4, 5..10]), "blocks 3, 5-9");
         let many: Vec<_> = (0..30).map(|n| 2 * n..2 * n + 1).collect();
         assert!(block_list(&many).ends_with("38 and 10 more ranges"));
@@ -431,10 +431,11 @@ mod tests {
 
     #[test]
     fn paths_that_are_no_text_keep_their_bytes() {
-        let finding = Finding::new(Severity::Damage, Kind::Block, Some(b"\xff"), b"s", "bad").with_blocks(vec![2..5]);
+        let finding =
+            Finding::new(Severity::Damage, Kind::Block, Some(b"\xff"), b"s", "bad").with_blocks(vec![2..5, 7..8]);
         let json = finding.json();
         assert_eq!(json["path_hex"], "ff");
-        assert_eq!(json["blocks"], json!([[2, 4]]));
+        assert_eq!(json["blocks"], json!([[2, 4], [7, 7]]));
         assert_eq!(json["kind"], "block");
     }
 }
