@@ -9,6 +9,7 @@ use std::path::Path;
 use common::io::{open_rw, pattern};
 use common::mounted::text;
 use common::{AES, ALL, Mounted, SM4, SUITES, Setup, Suite};
+use kms_mock::{Fault, FaultKind};
 use serde_json::Value;
 
 fn main() -> std::process::ExitCode {
@@ -251,17 +252,26 @@ fn a_killed_daemon_is_mended(setup: &Setup) {
     assert!(fs::read(m.path("dir/sub/odd")).unwrap() == pattern(2, 700_001));
 }
 
+/// The KMS unwraps the volume's key, and then gives no file's.
+fn files_keys_are_withheld(m: &Mounted, kind: FaultKind) {
+    let fault = |times, kind| Fault { api: Some("decrypt".into()), times, kind };
+    m.kms().inject_all([fault(1, FaultKind::WithoutField("nothing".into())), fault(u32::MAX, kind)]);
+}
+
 fn a_repair_that_lacks_a_key_keeps_the_list(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fs::write(m.path("file"), pattern(1, 10_000)).unwrap();
     let stored = m.stored(&m.path("file"));
     m.kill9();
-    // Its wrapped key cannot be had: no copy of the header is whole, so nothing is asked; damage alone keeps nothing.
+    files_keys_are_withheld(&m, FaultKind::LyingPlaintext);
+    let (code, json) = check(&m, &["--repair"]);
+    m.kms().clear_faults();
+    assert_eq!((code, of_kind(&json, "key").len(), of_kind(&json, "repair").len()), (9, 1, 1), "{json:#}");
+    // A file that is damaged for good keeps nothing.
     flip(&stored, 5);
     flip(&stored, 1030);
     let (code, json) = check(&m, &["--repair"]);
-    assert_eq!(code, 9, "{json:#}");
-    assert_eq!(json["summary"]["leftovers"], 0, "{json:#}");
+    assert_eq!((code, &json["summary"]["leftovers"]), (9, &Value::from(0)), "{json:#}");
     assert_eq!(of_kind(&check(&m, &[]).1, "session").len(), 0);
 }
 
@@ -269,6 +279,14 @@ fn keys_that_cannot_be_had_are_no_damage(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fill(&m);
     m.unmount();
+    for kind in [FaultKind::LyingPlaintext, FaultKind::ShortPlaintext] {
+        files_keys_are_withheld(&m, kind);
+        let (code, json) = check(&m, &[]);
+        assert_eq!((code, &json["summary"]["damage"]), (11, &Value::from(0)), "{json:#}");
+        assert_eq!(of_kind(&json, "key").len(), 4, "{json:#}");
+        m.kms().clear_faults();
+    }
+    assert_eq!(check(&m, &[]).0, 0);
     // Another KMS: the volume key is refused.
     let other = Mounted::unmounted(setup, "");
     let mut check_there = m.command();
