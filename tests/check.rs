@@ -5,6 +5,8 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::io::{open_rw, pattern};
 use common::mounted::text;
@@ -349,4 +351,33 @@ fn a_mounted_volume_is_only_read(setup: &Setup) {
     assert_eq!((&json["mounted"], of_kind(&json, "lock").len()), (&Value::Bool(true), 1));
     let done = m.command().arg("check").arg(m.backing()).arg("--repair").output().unwrap();
     assert_eq!(done.status.code(), Some(7), "{}", text(&done));
+    // While files come, go and change.
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (root, stop) = (m.root(), stop.clone());
+        move || {
+            for i in 0u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let name =
+                    if i % 4 == 3 { "long ".repeat(40) + &(i % 7).to_string() } else { format!("new {}", i % 20) };
+                fs::write(root.join(&name), pattern(i, 1 + (i as usize * 7919) % 300_000)).unwrap();
+                let over = open_rw(&root.join("dir/sub/odd"));
+                over.write_all_at(&pattern(i, 20_000), (i * 4096) % 600_000).unwrap();
+                if i % 3 == 0 {
+                    over.sync_all().unwrap();
+                }
+                if i % 5 == 0 {
+                    fs::remove_file(root.join(&name)).unwrap();
+                }
+            }
+        }
+    });
+    for _ in 0..5 {
+        let (code, json) = check(&m, &[]);
+        assert_eq!(code, 0, "{json:#}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
 }
