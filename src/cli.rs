@@ -28,6 +28,8 @@ enum Command {
     Umount(Umount),
     /// Says what a volume is, without a key.
     Info(Info),
+    /// Reads a whole volume, verifies it, and says what is wrong; repairs what a crash left; copies out what is readable.
+    Check(Check),
 }
 
 /// Which KMS to use. Access key and secret key come from the environment, a file or a systemd credential, never from
@@ -107,6 +109,36 @@ pub struct Info {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = exit_code::HELP)]
+pub struct Check {
+    /// The directory with the encrypted files.
+    pub backing: PathBuf,
+    #[command(flatten)]
+    pub kms: KmsArgs,
+    /// Read no data blocks: headers, keys, records, maps, slots and lengths only.
+    #[arg(long)]
+    pub quick: bool,
+    /// Ask the KMS for no file's key: names, markers, links, xattrs, headers and lengths only.
+    #[arg(long, conflicts_with = "quick")]
+    pub structure: bool,
+    /// Mend what crashes have left, and forget the sessions that did not end. The volume must not be mounted.
+    #[arg(long, conflicts_with_all = ["quick", "structure"])]
+    pub repair: bool,
+    /// Copy everything that is readable into DIR, which must be empty or not exist.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "structure", "repair"])]
+    pub salvage: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Refuse to go on unless the volume key has this fingerprint, which init printed.
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+}
+
 /// Parses the arguments and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -114,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::Mount(args) => command::mount::run(&args),
         Command::Umount(args) => command::umount::run(&args),
         Command::Info(args) => command::info::run(&args),
+        Command::Check(args) => command::check::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

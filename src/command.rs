@@ -1,5 +1,6 @@
 //! The commands: each builds the parts it needs and runs them.
 
+pub mod check;
 pub mod daemon;
 pub mod info;
 pub mod init;

@@ -4,8 +4,10 @@
 //! for `&mut self`. Nothing here knows names, the KMS or FUSE; a key that is missing is the error
 //! [`ContentError::NoKey`], which changes nothing.
 
+pub mod examine;
 mod holes;
 mod io;
+mod mend;
 mod pages;
 mod resize;
 mod round;

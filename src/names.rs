@@ -141,6 +141,11 @@ impl Names<'_> {
         Ok(name)
     }
 
+    /// Whether an entry may once have been the stored name of something, though it is none here.
+    pub fn looks_stored(entry: &[u8]) -> bool {
+        BASE64URL.decode(entry).is_ok_and(|bytes| bytes.len() >= 2 * PAD && bytes.len().is_multiple_of(PAD))
+    }
+
     /// Checks that the entry of a long name is the one its link names.
     pub fn long_entry_matches(&self, entry: &[u8], whole: &[u8]) -> bool {
         entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())

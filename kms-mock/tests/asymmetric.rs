@@ -261,7 +261,8 @@ fn export_refusals() {
     }
     client.call(EXPORT, with(body.clone(), json!({"ciphertextBlob": ""}))).refused(400, "KMS.0108");
     client.call(EXPORT, with(body.clone(), json!({"ciphertextBlob": "AAAA"}))).refused(400, "KMS.0247");
-    let changed = format!("{}A{}", &blob[..200], &blob[201..]);
+    let other = if blob.as_bytes()[200] == b'A' { 'B' } else { 'A' };
+    let changed = format!("{}{other}{}", &blob[..200], &blob[201..]);
     client.call(EXPORT, with(body.clone(), json!({"ciphertextBlob": changed}))).refused(400, "KMS.0247");
     for (changes, status, code) in [
         (json!({"cmkUuid": ""}), 400, "KMS.0102"),

@@ -184,11 +184,13 @@ fn check_mountpoint(backing_dir: &Path, mountpoint: &Path) -> Outcome {
 /// SIGTERM and SIGINT unmount; if that is refused because files are open, the daemon goes on and says so.
 fn on_signals(kms: &KmsSetup, mountpoint: PathBuf) {
     use tokio::signal::unix::{SignalKind, signal};
+    // Caught from here on, not from when the task runs first.
+    let _runtime = kms.runtime.enter();
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be caught: end this mount with kmsfs umount");
+        return;
+    };
     kms.runtime.spawn(async move {
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-            tracing::error!("signals cannot be caught: end this mount with kmsfs umount");
-            return;
-        };
         loop {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
             let target = mountpoint.clone();

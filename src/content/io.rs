@@ -40,12 +40,12 @@ impl Scratch {
 }
 
 #[derive(Default)]
-struct Aligned {
+pub(super) struct Aligned {
     raw: Vec<u8>,
 }
 
 impl Aligned {
-    fn slice(&mut self, len: usize) -> &mut [u8] {
+    pub(super) fn slice(&mut self, len: usize) -> &mut [u8] {
         if self.raw.len() < len + BLOCK_LEN {
             self.raw = vec![0; (len + BLOCK_LEN).next_power_of_two()];
         }

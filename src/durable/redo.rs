@@ -23,7 +23,7 @@ use crate::format::redo::{PLACE_HEAD_LEN, PLACE_LEN, PlaceHead};
 
 /// Places of a redo file at most: 64 MiB.
 const PLACES_MAX: u32 = (64 << 20) / PLACE_LEN as u32;
-/// How many places the file grows by, first choice first: a backing that is nearly full gets fewer.
+/// How many places the file grows by, first choice first: at most an eighth of what is free.
 const STEPS: [u32; 3] = [1008, 126, 15];
 /// Pages that wait in the memory of a mount before its rounds are ended: 32 MiB.
 const WAITING_MAX: isize = (32 << 20) / BLOCK_LEN as isize;
@@ -117,9 +117,13 @@ impl Redo {
                 inner.file.insert((Arc::new(file), session)).0.clone()
             }
         };
+        // Never much of what others may need, but the smallest step.
+        let free = backing::statvfs(self.root.as_fd())?;
+        let share = free.f_bavail.saturating_mul(free.f_frsize) / 8 / PLACE_LEN as u64;
+        let share = u32::try_from(share).unwrap_or(PLACES_MAX).max(STEPS[STEPS.len() - 1]);
         let mut failed = None;
         for step in STEPS {
-            let step = step.min(PLACES_MAX - inner.places);
+            let step = step.min(share).min(PLACES_MAX - inner.places);
             if step == 0 {
                 break;
             }

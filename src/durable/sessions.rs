@@ -134,6 +134,11 @@ impl Sessions {
         if inner.state.open.contains(&session) { Standing::Unsettled } else { Standing::Settled }
     }
 
+    /// False for a session that the state file has not given out yet: an older state file was put back.
+    pub fn knows(&self, session: u32) -> bool {
+        session < self.inner.lock().state.next
+    }
+
     /// Whether a record's flag NEWEST may be believed (`docs/FORMAT.md` section 8, rule 2).
     pub fn newest_trusted(&self, session: u32) -> bool {
         let inner = self.inner.lock();
@@ -187,6 +192,17 @@ impl Sessions {
         backing::syncfs(self.root.as_fd()).map_err(StateError::Io)?;
         let own = std::mem::take(&mut inner.own);
         inner.state.open.retain(|open| !own.contains(open));
+        store(self.root.as_fd(), &self.key, &inner.state).map_err(StateError::Io)?;
+        redo.remove().map_err(StateError::Io)
+    }
+
+    /// The clean end of one that has been through all files and settled what sessions had left that did not end: they
+    /// leave the list with this one, after everything is durable. Their redo files are the caller's to remove.
+    pub fn end_all(&self, redo: &Redo) -> Result<(), StateError> {
+        let mut inner = self.inner.lock();
+        backing::syncfs(self.root.as_fd()).map_err(StateError::Io)?;
+        inner.own.clear();
+        inner.state.open.clear();
         store(self.root.as_fd(), &self.key, &inner.state).map_err(StateError::Io)?;
         redo.remove().map_err(StateError::Io)
     }

@@ -183,7 +183,8 @@ fn set_key(file: &OpenFile, new: &NewKey) -> Result<()> {
     Ok(file.content.write().set_key(vec![wrapping], new.key.secret())?)
 }
 
-fn usable_wrappings(wrappings: &[Wrapping]) -> Result<Vec<WrappedKey>> {
+/// The wrappings of a header that this program can have unwrapped; at least one.
+pub fn usable_wrappings(wrappings: &[Wrapping]) -> Result<Vec<WrappedKey>> {
     let usable: Vec<WrappedKey> = wrappings
         .iter()
         .filter(|wrapping| wrapping.provider == PROVIDER_CTYUN)
