@@ -281,6 +281,16 @@ pub fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     }
 }
 
+/// Gives a range inside a file its space, as far as the backing can.
+pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    #[cfg(test)]
+    tap::ask()?;
+    match rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, offset, len) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 /// Gives the space of a range back. Backings that can't are left as they are: a hole's page does not count.
 pub fn punch(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

@@ -312,6 +312,12 @@ impl Content {
     /// First half of data over holes: the pages. After an error a block has its old or its new content, and reads so.
     fn fill(&mut self, request: &Request<'_>, scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
         self.look_at_tail(request.range.clone(), scratch);
+        for number in slot_pages(request.range.start, request.range.end - 1) {
+            // The second half may find no space for the slots of a group that was never written: nobody would be told.
+            if self.pages.load(number, self.file.as_fd())?.iter().all(|&byte| byte == 0) {
+                backing::reserve(self.file.as_fd(), number * BLOCK, BLOCK)?;
+            }
+        }
         let versions = self.seal_fills(request, scratch, sealed)?;
         let file = self.file.clone();
         let (first, last) = (request.range.start, request.range.end - 1);
