@@ -22,6 +22,7 @@ fn main() -> std::process::ExitCode {
                 a_sound_volume_has_nothing,
                 damaged_blocks_are_told,
                 a_killed_daemon_is_mended,
+                a_cut_file_keeps_what_its_redo_file_has,
                 everything_readable_is_salvaged,
             ],
         )
@@ -225,15 +226,13 @@ fn names_and_links_are_verified(setup: &Setup) {
     assert_eq!(check(&m, &[]).0, 0);
 }
 
-fn a_killed_daemon_is_mended(setup: &Setup) {
-    let mut m = Mounted::new(setup);
-    fill(&m);
+/// A file "over" with new versions in the slots and the redo file, none in the pages.
+fn overwrite_and_kill(m: &mut Mounted) {
     let file = open_rw(&m.path("over"));
     file.write_all_at(&vec![1; 400_000], 0).unwrap();
     file.sync_all().unwrap();
     drop(file);
     m.remount();
-    // New versions in the slots and the redo file, none in the pages.
     let file = open_rw(&m.path("over"));
     file.write_all_at(&vec![2; 50_000], 8192).unwrap();
     common::within("the write-back", std::time::Duration::from_secs(20), {
@@ -242,6 +241,12 @@ fn a_killed_daemon_is_mended(setup: &Setup) {
     });
     drop(file);
     m.kill9();
+}
+
+fn a_killed_daemon_is_mended(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    fill(&m);
+    overwrite_and_kill(&mut m);
     let (code, json) = check(&m, &[]);
     assert_eq!((code, of_kind(&json, "session").len()), (9, 1), "{json:#}");
     let waits = of_kind(&json, "redo-page").len() == 1;
@@ -258,6 +263,26 @@ fn a_killed_daemon_is_mended(setup: &Setup) {
     m.mount();
     assert!(fs::read(m.path("over")).unwrap() == before);
     assert!(fs::read(m.path("dir/sub/odd")).unwrap() == pattern(2, 700_001));
+}
+
+/// What is damaged now may be put back, and its redo file may have the only page of a block.
+fn a_cut_file_keeps_what_its_redo_file_has(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    fs::write(m.path("over"), b"").unwrap();
+    let stored = m.stored(&m.path("over"));
+    overwrite_and_kill(&mut m);
+    let whole = fs::read(&stored).unwrap();
+    m.mount_with("ro");
+    let before = fs::read(m.path("over")).unwrap();
+    m.unmount();
+    open_rw(&stored).set_len(5 * 4096).unwrap();
+    let (code, json) = check(&m, &["--repair"]);
+    assert_eq!((code, of_kind(&json, "cut").len(), of_kind(&json, "repair").len()), (9, 1, 1), "{json:#}");
+    fs::write(&stored, &whole).unwrap();
+    assert_eq!(check(&m, &["--repair"]).0, 10);
+    assert_eq!(check(&m, &[]).0, 0);
+    m.mount();
+    assert!(fs::read(m.path("over")).unwrap() == before);
 }
 
 /// The KMS unwraps the volume's key, and then gives no file's.

@@ -228,12 +228,19 @@ impl Redo {
         backing::unlink(self.root.as_fd(), file_name(session).as_bytes())
     }
 
+    /// Whether a session that did not end has left anything of this file.
+    pub fn has_left(&self, file_id: &FileId) -> bool {
+        self.left().is_some_and(|left| left.places.keys().any(|(left, _)| left == file_id))
+    }
+
+    fn left(&self) -> Option<&Left> {
+        let read = || Left::read(self.root.as_fd(), &self.crashed);
+        (!self.crashed.is_empty()).then(|| self.left.get_or_init(read))
+    }
+
     /// The page of a block that a session which did not end was about to write: as it lies in a redo file, not verified.
     pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> bool {
-        if self.crashed.is_empty() {
-            return false;
-        }
-        let left = self.left.get_or_init(|| Left::read(self.root.as_fd(), &self.crashed));
+        let Some(left) = self.left() else { return false };
         let Some(places) = left.places.get(&(*file_id, block)) else { return false };
         places.iter().filter(|left| left.version == *version).any(|found| {
             let at = u64::from(found.place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;

@@ -31,11 +31,18 @@ impl Checker<'_> {
             let Inspected::Keyed(keyed) = inspect(&volume, file.as_fd()).map_err(text)? else { return Ok(()) };
             let Some(keys) = &self.keys else { return Ok(()) };
             let key = self.fetch(keys, &keyed.header)?;
+            let file_id = keyed.header.file_id;
             // Exposed: content derives its keys from it. Opening sets a length right that a crash left.
             let mut content = match Content::open(volume.clone(), file.clone(), true, *keyed, key.secret()) {
                 Ok(content) => content,
-                // Damage, which was told: such a file reads as before whatever the session list says.
-                Err(ContentError::Record | ContentError::Cut { .. }) => return Ok(()),
+                // Damage, which was told: such a file reads as before whatever the session list says. What a redo file
+                // has of it may be all that there is of a block, and stays.
+                Err(ContentError::Record | ContentError::Cut { .. }) => {
+                    if volume.redo.has_left(&file_id) {
+                        self.could_not_settle();
+                    }
+                    return Ok(());
+                }
                 Err(e) => return Err(text(e)),
             };
             if slots {
