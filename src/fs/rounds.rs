@@ -44,17 +44,22 @@ impl Fs {
         file: &Arc<OpenFile>,
         mut change: impl FnMut(&mut Content) -> content::Result<T>,
     ) -> Result<T> {
-        let mut tries = 0;
+        let (mut tries, mut made_room) = (0, false);
         let changed = loop {
             let mut content = file.content.write();
             match change(&mut content) {
                 Err(ContentError::RedoFull) if tries < ROOM_TRIES => tries += 1,
+                // Holes that wait to be punched have space to give.
+                Err(ContentError::Backing(Errno::NOSPC | Errno::DQUOT)) if !made_room && self.anything_waits() => {
+                    made_room = true;
+                }
                 changed => {
                     // Also after an error: a part may have been written.
                     self.note_waiting(file, &content);
                     break changed;
                 }
             }
+            self.note_waiting(file, &content);
             drop(content);
             self.end_rounds(Duration::ZERO)?;
             self.volume.redo.syncfs()?;
@@ -69,6 +74,10 @@ impl Fs {
             }
         }
         Ok(changed?)
+    }
+
+    fn anything_waits(&self) -> bool {
+        !self.rounds.waiting.lock().is_empty()
     }
 
     /// `content` is that of `file`, which the caller holds open.
