@@ -17,7 +17,7 @@ pub mod inodes;
 pub mod namespace;
 pub mod open_files;
 #[cfg(test)]
-mod power_cut;
+pub(crate) mod power_cut;
 pub mod rounds;
 mod targets;
 pub mod xattr;

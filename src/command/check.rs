@@ -5,6 +5,8 @@
 //! find goes into one [`report`].
 
 mod files;
+#[cfg(test)]
+mod power_cut;
 mod repair;
 mod report;
 mod salvage;
@@ -43,6 +45,30 @@ use salvage::Salvage;
 const QUEUE: usize = 128;
 const PROGRESS: Duration = Duration::from_millis(200);
 
+/// A volume whose keys are at hand.
+pub struct Unlocked {
+    pub root: OwnedFd,
+    pub keys: VolumeKeys,
+    pub mode: NameMode,
+    pub name_max: usize,
+    pub data_keys: Arc<Keys>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// How a volume is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    pub depth: Depth,
+    /// No file's key is asked for.
+    pub structure: bool,
+    pub repair: bool,
+    /// A mount writes meanwhile.
+    pub live: bool,
+    pub progress: bool,
+    /// That look at files, beside the one that walks. 0: the one that walks looks at them, too.
+    pub threads: usize,
+}
+
 /// A check under way: what all threads share.
 pub struct Checker<'a> {
     root: BorrowedFd<'a>,
@@ -53,16 +79,12 @@ pub struct Checker<'a> {
     /// `None`: no file's key is asked for.
     keys: Option<Arc<Keys>>,
     runtime: tokio::runtime::Handle,
-    depth: Depth,
-    /// A mount writes meanwhile.
-    live: bool,
+    how: How,
     /// The state file does not say which sessions did not end.
     state_unknown: bool,
     /// Sessions that did not end.
     crashed: usize,
-    repair: bool,
     salvage: Option<Salvage>,
-    threads: usize,
     large: Mutex<()>,
     outage: Mutex<Outage>,
     put_back: AtomicBool,
@@ -80,55 +102,25 @@ pub fn run(args: &Check) -> Outcome {
     let suite = unverified.claimed().suite;
     aead::self_test(suite).or_exit(Exit::Other, "the self-test of the cipher engines failed on this machine")?;
     let kms = KmsSetup::new(&args.kms, &unverified.claimed().id)?;
-    let (claims, volume_keys) = super::volume::unlock(unverified, &kms)?;
+    let (claims, keys) = super::volume::unlock(unverified, &kms)?;
     if let Some(wanted) = &args.fingerprint
-        && !wanted.eq_ignore_ascii_case(&hex(&volume_keys.fingerprint))
+        && !wanted.eq_ignore_ascii_case(&hex(&keys.fingerprint))
     {
         return fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume");
     }
-    let (sessions, state_unknown) = sessions(&root, &volume_keys, args, &report)?;
-    let crashed = sessions.crashed();
-    let redo = Redo::new(root.as_fd(), crashed.clone()).or_exit(Exit::Volume, "cannot open the volume")?;
-    let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: Durability::Fast });
-    let keys = Keys::new(kms.kms.clone(), kms.keys_config(&claims)?, kms.runtime.handle().clone());
-    let salvage = args.salvage.as_deref().map(|dir| Salvage::new(dir, &args.backing)).transpose()?;
-    if !crashed.is_empty() && !live {
-        let cause = format!("{} of the volume did not end cleanly", mounts(crashed.len()));
-        report.add(Finding::new(Severity::Leftover, Kind::Session, None, STATE_FILE.as_bytes(), cause));
-    }
-    if args.repair {
-        volume.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
-    }
-    let checker = Checker {
-        root: root.as_fd(),
-        volume: &volume,
-        shared: volume.clone(),
-        mode: claims.names,
-        name_max: claims.name_max,
-        keys: (!args.structure).then_some(keys),
-        runtime: kms.runtime.handle().clone(),
+    let runtime = kms.runtime.handle().clone();
+    let data_keys = Keys::new(kms.kms.clone(), kms.keys_config(&claims)?, runtime.clone());
+    let volume = Unlocked { root, keys, mode: claims.names, name_max: claims.name_max, data_keys, runtime };
+    let how = How {
         depth: if args.quick { Depth::Slots } else { Depth::Blocks },
-        live,
-        state_unknown,
-        crashed: crashed.len(),
+        structure: args.structure,
         repair: args.repair,
-        salvage,
+        live,
+        progress: !args.quiet,
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(16)),
-        large: Mutex::default(),
-        outage: Mutex::default(),
-        put_back: AtomicBool::new(false),
-        unsettled: AtomicBool::new(false),
-        report,
     };
-    checker.go(!args.quiet);
-    if args.repair {
-        checker.settle();
-    }
-    if let Some(salvage) = &checker.salvage {
-        salvage.finish(&checker).or_exit(Exit::Other, "cannot write what the copies lack")?;
-    }
-    let report = &checker.report;
-    report.finish();
+    let salvage = args.salvage.as_deref().map(|dir| Salvage::new(dir, &args.backing)).transpose()?;
+    let report = check(volume, how, salvage, report)?;
     if args.json {
         let mode = match (args.quick, args.structure, args.repair, args.salvage.is_some()) {
             (true, ..) => "quick",
@@ -146,6 +138,49 @@ pub fn run(args: &Check) -> Outcome {
         None => Ok(()),
         Some(exit) => fail(exit, verdict(exit, &args.backing)),
     }
+}
+
+/// Checks a volume that the caller has locked, if it could; `report` has what was noticed before.
+pub fn check(volume: Unlocked, how: How, salvage: Option<Salvage>, report: Report) -> Outcome<Report> {
+    let Unlocked { root, keys, mode, name_max, data_keys, runtime } = volume;
+    let (sessions, state_unknown) = sessions(&root, &keys, how.repair, &report)?;
+    let crashed = sessions.crashed();
+    let redo = Redo::new(root.as_fd(), crashed.clone()).or_exit(Exit::Volume, "cannot open the volume")?;
+    let volume = Arc::new(Volume { keys, sessions, redo, durability: Durability::Fast });
+    if !crashed.is_empty() && !how.live {
+        let cause = format!("{} of the volume did not end cleanly", mounts(crashed.len()));
+        report.add(Finding::new(Severity::Leftover, Kind::Session, None, STATE_FILE.as_bytes(), cause));
+    }
+    if how.repair {
+        volume.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
+    }
+    let checker = Checker {
+        root: root.as_fd(),
+        volume: &volume,
+        shared: volume.clone(),
+        mode,
+        name_max,
+        keys: (!how.structure).then_some(data_keys),
+        runtime,
+        how,
+        state_unknown,
+        crashed: crashed.len(),
+        salvage,
+        large: Mutex::default(),
+        outage: Mutex::default(),
+        put_back: AtomicBool::new(false),
+        unsettled: AtomicBool::new(false),
+        report,
+    };
+    checker.go();
+    if how.repair {
+        checker.settle();
+    }
+    if let Some(salvage) = &checker.salvage {
+        salvage.finish(&checker).or_exit(Exit::Other, "cannot write what the copies lack")?;
+    }
+    checker.report.finish();
+    Ok(checker.report)
 }
 
 fn verdict(exit: Exit, backing_dir: &Path) -> String {
@@ -191,11 +226,11 @@ fn lock(root: &OwnedFd, args: &Check, report: &Report) -> Outcome<(Option<OwnedF
 }
 
 /// The sessions; without a state file that verifies, none is known not to have ended.
-fn sessions(root: &OwnedFd, keys: &VolumeKeys, args: &Check, report: &Report) -> Outcome<(Sessions, bool)> {
+fn sessions(root: &OwnedFd, keys: &VolumeKeys, repair: bool, report: &Report) -> Outcome<(Sessions, bool)> {
     match Sessions::open(root.as_fd(), keys.state.clone(), false) {
         Ok(sessions) => Ok((sessions, false)),
         Err(e @ StateError::Io(_)) => Err(e).or_exit(Exit::Volume, "cannot open the volume"),
-        Err(e) if args.repair => fail(
+        Err(e) if repair => fail(
             Exit::Volume,
             format!("{e}: put it back from a backup, or mount once with --reset-state; nothing was repaired"),
         ),
@@ -212,15 +247,18 @@ impl Checker<'_> {
     }
 
     /// Walks and looks, on all cores.
-    fn go(&self, progress: bool) {
+    fn go(&self) {
+        if self.how.threads == 0 {
+            return self.walk(&|task| self.file(task));
+        }
         let (send, receive) = mpsc::sync_channel(QUEUE);
         let receive = Mutex::new(receive);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            if progress {
+            if self.how.progress {
                 scope.spawn(|| self.show_progress(&done));
             }
-            let workers: Vec<_> = (0..self.threads)
+            let workers: Vec<_> = (0..self.how.threads)
                 .map(|_| {
                     scope.spawn(|| {
                         loop {
@@ -231,7 +269,8 @@ impl Checker<'_> {
                     })
                 })
                 .collect();
-            self.walk(&send);
+            // Nobody takes a file only where all who look have panicked, which is told below.
+            self.walk(&|task| drop(send.send(task)));
             drop(send);
             let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             done.store(true, Ordering::Relaxed);

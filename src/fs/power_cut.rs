@@ -1,10 +1,11 @@
 //! Power cuts: workloads run on the file system without a kernel in front, every change of the backing directory is
 //! recorded, and every state that a cut could leave is mounted and judged (`docs/CRASH.md`).
 
-mod disk;
+pub mod disk;
 mod oracle;
-mod rig;
-mod workloads;
+mod random;
+pub mod rig;
+pub mod workloads;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use oracle::{Names, Object, Promise, Seen};
 use rig::Rig;
 
 /// A small generator of its own: a failure is told by its seed.
+#[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -53,7 +55,7 @@ pub struct World {
 }
 
 impl World {
-    fn new(setup: &rig::Setup) -> Self {
+    pub fn new(setup: &rig::Setup) -> Self {
         Self::on(Rig::new(setup), Names::new(), Vec::new())
     }
 
@@ -220,7 +222,7 @@ impl World {
     }
 
     /// Ends the workload: its log, and what was promised when.
-    fn end(self) -> Story {
+    pub fn end(self) -> Story {
         let root = self.rig.root_ino();
         let setup = self.rig.setup.clone();
         Story { log: tap::take(), moments: self.moments, before: self.rig.before.clone(), root, setup }
@@ -228,30 +230,34 @@ impl World {
 }
 
 /// A workload that is through.
-struct Story {
+pub struct Story {
     log: Vec<Change>,
     moments: Vec<Moment>,
     /// What made the volume before the log begins.
     before: Vec<Change>,
     root: u64,
-    setup: rig::Setup,
+    pub setup: rig::Setup,
 }
 
 /// What was found in a state that a cut has left.
-struct Found {
-    names: BTreeMap<Vec<u8>, FoundObject>,
+pub struct Found {
+    pub names: BTreeMap<Vec<u8>, FoundObject>,
 }
 
-enum FoundObject {
+pub enum FoundObject {
     Dir,
     Link(Vec<u8>),
-    /// `None`: it cannot be opened.
-    File(Option<Vec<Seen>>),
+    File {
+        /// Links of one file have the same.
+        id: u64,
+        /// `None`: it cannot be opened.
+        seen: Option<Vec<Seen>>,
+    },
 }
 
 /// How many states were judged.
 #[derive(Default, Debug)]
-struct Count {
+pub struct Count {
     states: usize,
     exhausted: usize,
     points: usize,
@@ -260,6 +266,18 @@ struct Count {
 impl Story {
     /// Judges cuts at every prefix of the log: all states where they are at most `all`, else `random` of them.
     fn judge(&self, all: usize, random: usize, seed: u64) -> Count {
+        self.each_state(all, random, seed, &mut |state| state.judge()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Gives `judge` the states that cuts at every prefix of the log leave: all where they are at most `all`, else
+    /// `random` of them and the two extremes. Ends at the first error, and says where it was.
+    pub fn each_state(
+        &self,
+        all: usize,
+        random: usize,
+        seed: u64,
+        judge: &mut dyn FnMut(&State<'_>) -> Result<(), String>,
+    ) -> Result<Count, String> {
         let mut disk = Disk::new(self.root);
         self.before.iter().for_each(|change| disk.apply(change));
         let mut count = Count::default();
@@ -270,23 +288,20 @@ impl Story {
             }
             count.points += 1;
             let states = disk.states(all);
-            if states <= all {
+            let cuts: Vec<Cut> = if states <= all {
                 count.exhausted += 1;
-                for n in 0..states {
-                    self.judge_one(&disk, &mut Cut::Number(n), at, || format!("state {n} of {states}"));
-                }
-                count.states += states;
-                continue;
+                (0..states).map(Cut::Number).collect()
+            } else {
+                let any = |rng: &mut Random| Cut::Any(Random(rng.next()), [5, 50, 95][rng.below(3) as usize]);
+                [Cut::Last, Cut::First].into_iter().chain((0..random).map(|_| any(&mut rng))).collect()
+            };
+            count.states += cuts.len();
+            for cut in cuts {
+                let state = State { story: self, disk: &disk, cut, at };
+                judge(&state).map_err(|e| state.describe(&e))?;
             }
-            self.judge_one(&disk, &mut Cut::Last, at, || "everything kept".into());
-            self.judge_one(&disk, &mut Cut::First, at, || "nothing kept".into());
-            for _ in 0..random {
-                let (seed, last) = (rng.next(), [5, 50, 95][rng.below(3) as usize]);
-                self.judge_one(&disk, &mut Cut::Any(&mut Random(seed), last), at, || format!("seed {seed}, {last} %"));
-            }
-            count.states += random + 2;
         }
-        count
+        Ok(count)
     }
 
     /// What holds for a cut after `at` changes: the last moment that had begun, and the one under way.
@@ -296,26 +311,49 @@ impl Story {
         let through = self.moments.partition_point(|moment| moment.logged <= at);
         &self.moments[if next == through { next.min(self.moments.len() - 1) } else { through - 1 }]
     }
+}
 
-    fn judge_one(&self, disk: &Disk, cut: &mut Cut, at: usize, which: impl Fn() -> String) {
+/// One state that a cut leaves.
+pub struct State<'a> {
+    pub story: &'a Story,
+    disk: &'a Disk,
+    cut: Cut,
+    at: usize,
+}
+
+impl State<'_> {
+    /// A new directory with it.
+    pub fn put(&self) -> tempfile::TempDir {
         let dir = rig::fresh_dir();
-        disk.cut(cut, dir.path());
-        let moment = self.moment(at);
-        let judged = rig::look(dir.path(), &self.setup).and_then(|found| judge(&found, moment)).and_then(|()| {
-            // Nothing is stuck.
-            rig::remove_all(dir.path(), &self.setup)
-        });
-        if let Err(e) = judged {
-            let trace: Vec<_> = self.moments.iter().map(|m| format!("{:>5} {}", m.logged, m.what)).collect();
-            let next = self.log.get(at).map(short);
-            panic!(
-                "a cut after change {at} of {} ({}; during or after \"{}\"; the next change is {next:?}): {e}\n{}",
-                self.log.len(),
-                which(),
-                moment.what,
-                trace.join("\n")
-            );
-        }
+        self.disk.cut(&self.cut, dir.path());
+        dir
+    }
+
+    /// Mounts it, reads all of it, and removes all of it.
+    fn judge(&self) -> Result<(), String> {
+        let dir = self.put();
+        self.judge_found(&rig::look(dir.path(), &self.story.setup)?)?;
+        // Nothing is stuck.
+        rig::remove_all(dir.path(), &self.story.setup)
+    }
+
+    /// Whether what was promised until this cut is there.
+    pub fn judge_found(&self, found: &Found) -> Result<(), String> {
+        judge(found, self.story.moment(self.at))
+    }
+
+    fn describe(&self, error: &str) -> String {
+        let story = self.story;
+        let trace: Vec<_> = story.moments.iter().map(|m| format!("{:>5} {}", m.logged, m.what)).collect();
+        format!(
+            "a cut after change {} of {} ({:?}; during or after \"{}\"; the next change is {:?}): {error}\n{}",
+            self.at,
+            story.log.len(),
+            self.cut,
+            story.moment(self.at).what,
+            story.log.get(self.at).map(short),
+            trace.join("\n")
+        )
     }
 }
 
@@ -332,7 +370,7 @@ fn judge(found: &Found, moment: &Moment) -> Result<(), String> {
             && names.iter().zip(&found.names).all(|((a, object), (b, seen))| {
                 a == b
                     && match (object, seen) {
-                        (Object::Dir, FoundObject::Dir) | (Object::File(_), FoundObject::File(..)) => true,
+                        (Object::Dir, FoundObject::Dir) | (Object::File(_), FoundObject::File { .. }) => true,
                         (Object::Link(a), FoundObject::Link(b)) => a == b,
                         _ => false,
                     }
@@ -353,7 +391,7 @@ fn judge(found: &Found, moment: &Moment) -> Result<(), String> {
     let mut last = Err("no state".into());
     for names in candidates {
         last = names.iter().try_for_each(|(path, object)| match (object, &found.names[path]) {
-            (Object::File(file), FoundObject::File(seen)) => moment.files[*file]
+            (Object::File(file), FoundObject::File { seen, .. }) => moment.files[*file]
                 .check(seen.as_deref())
                 .map_err(|e| format!("{}: {e}", String::from_utf8_lossy(path))),
             _ => Ok(()),
@@ -365,82 +403,6 @@ fn judge(found: &Found, moment: &Moment) -> Result<(), String> {
     last
 }
 
-/// Random operations on one file, cuts, and going on with what the cut has left: the executable model's run, on the
-/// real code.
-fn random_run(seed: u64, setup: &rig::Setup) {
-    let mut rng = Random(seed);
-    let mut world = World::new(setup);
-    world.create("f");
-    for depth in 0..3u64 {
-        for _ in 0..2 + rng.below(12) {
-            if !random_step(&mut world, &mut rng) {
-                break;
-            }
-        }
-        let story = world.end();
-        let mut disk = Disk::new(story.root);
-        story.before.iter().chain(&story.log).for_each(|change| disk.apply(change));
-        // Every prefix, thinly; then one state to go on with.
-        story.judge(1, 1, seed);
-        let dir = rig::fresh_dir();
-        disk.cut(&mut Cut::Any(&mut Random(rng.next()), [5, 50, 95][rng.below(3) as usize]), dir.path());
-        let found = rig::look(dir.path(), setup).expect("was judged");
-        let Some(FoundObject::File(Some(seen))) = found.names.get(&b"f"[..]) else { return };
-        let mut promise = Promise::default();
-        promise.restart(seen);
-        let names = Names::from([(b"f".to_vec(), Object::File(0))]);
-        world = World::on(Rig::over(dir, setup), names, vec![promise]);
-        // Values that the first part did not write.
-        world.value = 80 * (depth as u8 + 1);
-    }
-}
-
-/// False where the file cannot be worked on any more.
-fn random_step(world: &mut World, rng: &mut Random) -> bool {
-    const FAR: u64 = 600_000;
-    let off = match rng.below(4) {
-        0 => rng.below(20_000),
-        1 => 115_000 + rng.below(15_000),
-        2 => rng.below(150) * 4096,
-        _ => rng.below(FAR),
-    } as usize;
-    match rng.below(20) {
-        0..10 => {
-            let len = [1, 100, 4096, 8192, 1 + rng.below(10_000), 70_000][rng.below(6) as usize];
-            let now = world.files[0].now.len();
-            let off = if rng.below(3) == 0 { now.min(FAR as usize) } else { off };
-            return world.may_write("f", off, len as usize);
-        }
-        10..13 => world.fsync("f"),
-        13..15 => {
-            let len = if rng.below(5) == 0 { 0 } else { off };
-            if world.rig.set_len("f", len as u64).is_err() {
-                return false;
-            }
-            world.files[0].set_len(len);
-            world.did(format!("truncate {len}"));
-        }
-        15 => {
-            let (from, len) = (off / 4096 * 4096, 4096 * (1 + rng.below(4)) as usize);
-            world.punch("f", from, len);
-        }
-        16..18 => world.end_rounds(),
-        18 => world.rotate(),
-        _ => world.close("f"),
-    }
-    true
-}
-
-fn runs() -> u64 {
+pub fn runs() -> u64 {
     std::env::var("KMSFS_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
-}
-
-/// After a power cut, bytes that were fsynced read as fsynced or as written later.
-#[test]
-fn random_operations_and_cuts() {
-    // KMSFS_POWER_CUTS=n makes n times as many runs.
-    let first = std::env::var("KMSFS_POWER_CUT_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + 60 * runs() {
-        random_run(seed, &rig::Setup::safe());
-    }
 }

@@ -72,10 +72,10 @@ impl Checker<'_> {
             (Some(salvage), Some(out)) => salvage.file(self, out, &file, &stat, &at, &head),
             _ => self.look(self.volume.view(), &at, file.as_fd(), &head, NOWHERE),
         };
-        if self.live {
+        if self.how.live {
             looked = self.look_again(looked, &at, file.as_fd());
         }
-        if self.repair && looked.needs_repair() {
+        if self.how.repair && looked.needs_repair() {
             looked = self.mend_file(looked, &at, file.as_fd());
         }
         count(&self.report.counts.blocks, looked.blocks);
@@ -271,8 +271,8 @@ impl Checker<'_> {
                 if part.is_empty() {
                     return Ok(found);
                 }
-                let read = if self.depth == Depth::Blocks { (part.end - part.start) * BLOCK } else { BLOCK };
-                exam.look(part, self.depth, buf, &mut found, &mut |block, plain| {
+                let read = if self.how.depth == Depth::Blocks { (part.end - part.start) * BLOCK } else { BLOCK };
+                exam.look(part, self.how.depth, buf, &mut found, &mut |block, plain| {
                     sink(block * BLOCK, plain);
                     Ok(())
                 })?;
@@ -282,12 +282,12 @@ impl Checker<'_> {
         thread_local! {
             static BUFFER: RefCell<Buffer> = RefCell::default();
         }
-        if end < LARGE || self.threads < 2 {
+        if end < LARGE || self.how.threads < 2 {
             return BUFFER.with_borrow_mut(work);
         }
         let _one_at_a_time = self.large.lock();
         std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..self.threads).map(|_| scope.spawn(|| work(&mut Buffer::default()))).collect();
+            let helpers: Vec<_> = (1..self.how.threads).map(|_| scope.spawn(|| work(&mut Buffer::default()))).collect();
             let mut all = BUFFER.with_borrow_mut(work)?;
             for helper in helpers {
                 match helper.join() {

@@ -185,7 +185,7 @@ impl Finding {
         out
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let shown = self.path.as_deref().map_or_else(|| format!("[{}]", printable(&self.stored)), printable);
         let what = if self.repaired { "repaired" } else { self.severity.name() };
         let mut out = format!("{what}: {shown}: {}", self.cause);
@@ -302,6 +302,11 @@ impl Report {
 
     pub fn extend(&self, findings: impl IntoIterator<Item = Finding>) {
         self.findings.lock().extend(findings);
+    }
+
+    #[cfg(test)]
+    pub fn findings(&self) -> parking_lot::MutexGuard<'_, Vec<Finding>> {
+        self.findings.lock()
     }
 
     /// Whether anything was not looked at.

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, OFlags, Stat};
@@ -90,8 +89,8 @@ struct Dir {
 }
 
 impl Checker<'_> {
-    /// Walks everything; `send` gets the regular files.
-    pub fn walk(&self, send: &SyncSender<Task>) {
+    /// Walks everything; `hand_on` gets the regular files.
+    pub fn walk(&self, hand_on: &dyn Fn(Task)) {
         let out = self.salvage.as_ref().map(|salvage| salvage.root());
         let root = Where { path: Some(Vec::new()), stored: Vec::new() };
         let mut waiting = vec![Waiting { parent: None, entry: Vec::new(), at: root, out }];
@@ -104,8 +103,8 @@ impl Checker<'_> {
                 }
             };
             match opened {
-                Ok(fd) => self.directory(Arc::new(fd), next, &mut waiting, &mut seen, send),
-                Err(Errno::NOENT) if self.live => {}
+                Ok(fd) => self.directory(Arc::new(fd), next, &mut waiting, &mut seen, hand_on),
+                Err(Errno::NOENT) if self.how.live => {}
                 Err(e) => self.report.add(next.at.finding(
                     Severity::Unchecked,
                     Kind::Unreadable,
@@ -121,7 +120,7 @@ impl Checker<'_> {
         here: Waiting,
         waiting: &mut Vec<Waiting>,
         seen: &mut Seen,
-        send: &SyncSender<Task>,
+        hand_on: &dyn Fn(Task),
     ) {
         count(&self.report.counts.directories, 1);
         let mut entries = match list(fd.as_fd()) {
@@ -145,7 +144,7 @@ impl Checker<'_> {
         for entry in &entries {
             match self.names().listed(entry) {
                 Listed::Own => own.push(&entry[..]),
-                _ => self.entry(&dir, entry, &mut needed, waiting, seen, send),
+                _ => self.entry(&dir, entry, &mut needed, waiting, seen, hand_on),
             }
         }
         for entry in own {
@@ -160,7 +159,7 @@ impl Checker<'_> {
         };
         let look = || backing::read_link(dir.fd.as_fd(), DIR_MARKER.as_bytes());
         let mut target = look();
-        if self.live && target == Err(Errno::NOENT) && shown {
+        if self.how.live && target == Err(Errno::NOENT) && shown {
             std::thread::sleep(SECOND_LOOK);
             target = look();
         }
@@ -228,14 +227,14 @@ impl Checker<'_> {
         needed: &mut HashSet<Vec<u8>>,
         waiting: &mut Vec<Waiting>,
         seen: &mut Seen,
-        send: &SyncSender<Task>,
+        hand_on: &dyn Fn(Task),
     ) {
         let name = self.name_of(dir, entry);
         let at = dir.at.child(name.as_deref().ok(), entry);
         let opened = backing::open_entry(dir.fd.as_fd(), entry).and_then(|fd| Ok((backing::stat(fd.as_fd())?, fd)));
         let (stat, fd) = match opened {
             Ok(opened) => opened,
-            Err(Errno::NOENT) if self.live => return,
+            Err(Errno::NOENT) if self.how.live => return,
             Err(Errno::XDEV) => {
                 let cause = "another file system is mounted there: it was not looked at";
                 return self.report.add(at.finding(Severity::Unchecked, Kind::Unreadable, cause));
@@ -264,7 +263,7 @@ impl Checker<'_> {
         {
             let ours =
                 *why == Kind::LongName || Names::looks_stored(entry) || self.is_ours(fd.as_fd(), kind, task.as_ref());
-            if self.live && self.came_or_went(dir, entry) {
+            if self.how.live && self.came_or_went(dir, entry) {
                 return;
             }
             if !ours {
@@ -282,7 +281,7 @@ impl Checker<'_> {
             }
             FileType::RegularFile => {
                 if let Some(task) = task {
-                    self.hand_on(Task { out, ..task }, seen, send);
+                    self.found_file(Task { out, ..task }, seen, hand_on);
                 }
             }
             FileType::Symlink => {
@@ -294,7 +293,7 @@ impl Checker<'_> {
                             salvage.symlink(self, out, &target, &stat, &at);
                         }
                     }
-                    Err(_) if self.live && self.came_or_went(dir, entry) => {}
+                    Err(_) if self.how.live && self.came_or_went(dir, entry) => {}
                     Err((kind, cause)) => {
                         if let Some(salvage) = &self.salvage {
                             salvage.missed(&at, &cause);
@@ -342,7 +341,7 @@ impl Checker<'_> {
     }
 
     /// Counts a file, starts to fetch its key, and gives it to whoever looks at files.
-    fn hand_on(&self, task: Task, seen: &mut Seen, send: &SyncSender<Task>) {
+    fn found_file(&self, task: Task, seen: &mut Seen, hand_on: &dyn Fn(Task)) {
         if task.stat.st_nlink > 1 {
             let id = (task.stat.st_dev, task.stat.st_ino);
             if let Some(first) = seen.linked.get(&id) {
@@ -373,8 +372,7 @@ impl Checker<'_> {
             }
             self.prefetch(header);
         }
-        // Nobody takes it only where all who look have panicked, which the scope tells.
-        let _ = send.send(task);
+        hand_on(task);
     }
 
     /// A symlink's target; its second part is noted as needed.
@@ -408,7 +406,7 @@ impl Checker<'_> {
                 Some(of) => entries.binary_search_by(|entry| entry[..].cmp(of)).is_ok(),
                 None => needed.contains(entry),
             };
-            if used || (self.live && self.is_in_flight(dir, entry, of_entry)) {
+            if used || (self.how.live && self.is_in_flight(dir, entry, of_entry)) {
                 return;
             }
             let cause = "a link that belongs to no entry";
@@ -418,7 +416,7 @@ impl Checker<'_> {
             DIR_MARKER if encrypted => {}
             VOLUME_FILE | STATE_FILE | LOCK_FILE if dir.is_root => {}
             _ if dir.is_root && text.starts_with(TMP_PREFIX) => {
-                if self.live && self.is_in_flight(dir, entry, None) {
+                if self.how.live && self.is_in_flight(dir, entry, None) {
                     return;
                 }
                 let cause = "a temporary file that a crash left";
@@ -427,7 +425,7 @@ impl Checker<'_> {
             _ if dir.is_root && text.strip_prefix(REDO_PREFIX).is_some_and(|n| n.parse::<u32>().is_ok()) => {
                 let session = text[REDO_PREFIX.len()..].parse().unwrap_or(0);
                 // A mount that goes on renames its own; those of sessions in the list are needed.
-                if self.live || self.state_unknown || self.volume.sessions.crashed().contains(&session) {
+                if self.how.live || self.state_unknown || self.volume.sessions.crashed().contains(&session) {
                     return;
                 }
                 let cause = "the redo file of a session that has ended";
@@ -454,7 +452,7 @@ impl Checker<'_> {
 
     /// What nobody needs: with `--repair` it is removed.
     fn sweep(&self, dir: &Dir, entry: &[u8], mut finding: Finding) {
-        if self.repair {
+        if self.how.repair {
             match backing::unlink(dir.fd.as_fd(), entry) {
                 Ok(()) => finding.repaired = true,
                 Err(e) => finding.cause += &format!(" (cannot be removed: {e})"),

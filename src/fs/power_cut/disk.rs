@@ -253,8 +253,9 @@ impl Disk {
         states
     }
 
-    /// Puts a state that a cut may leave into the empty directory `at`.
-    pub fn cut(&self, cut: &mut Cut, at: &Path) {
+    /// Puts the state that `cut` leaves into the empty directory `at`.
+    pub fn cut(&self, cut: &Cut, at: &Path) {
+        let cut = &mut cut.clone();
         let mut tree = self.tree.clone();
         let names = cut.choose(self.pending.len() + 1);
         for naming in &self.pending[..names] {
@@ -318,18 +319,19 @@ fn put_file(file: &File, path: &Path, cut: &mut Cut) {
 }
 
 /// How a cut chooses among the states that each part of the disk may have.
-pub enum Cut<'a> {
+#[derive(Clone, Debug)]
+pub enum Cut {
     /// The state at the end of the log: the daemon was killed, the machine was not.
     Last,
     /// Nothing since the barriers.
     First,
     /// The last one in so many cases of a hundred, else any.
-    Any(&'a mut Random, u64),
+    Any(Random, u64),
     /// All of them in turn: the digits of a number.
     Number(usize),
 }
 
-impl Cut<'_> {
+impl Cut {
     fn choose(&mut self, n: usize) -> usize {
         match self {
             Self::Last => n - 1,

@@ -1,6 +1,6 @@
 //! The file system core on a directory, called by paths.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -71,12 +71,12 @@ fn plaintext(blob: &str, len: usize) -> SecretBytes {
     SecretBytes::copy_of(&bytes).expect("fits")
 }
 
-static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+pub static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 });
 
 /// One cache for all mounts: the keys of a volume are asked for once.
-static KEYS: LazyLock<Arc<Keys>> = LazyLock::new(|| {
+pub static KEYS: LazyLock<Arc<Keys>> = LazyLock::new(|| {
     let mut config = KeysConfig::new("cmk", KeySpec::Aes256);
     config.key_ttl = Duration::from_secs(3600);
     config.idle_ttl = Duration::from_secs(3600);
@@ -118,7 +118,7 @@ pub struct Rig {
     pub before: Vec<tap::Change>,
 }
 
-fn volume_keys() -> VolumeKeys {
+pub fn volume_keys() -> VolumeKeys {
     VolumeKeys::derive(Suite::Aes256Gcm, [7; 16], &SecretBytes::copy_of(&[1; 32]).expect("fits"))
 }
 
@@ -164,7 +164,7 @@ impl Rig {
     }
 
     pub fn root_ino(&self) -> u64 {
-        std::fs::metadata(self.dir.path()).expect("exists").ino()
+        ino(self.dir.path())
     }
 
     /// A clean end, and another mount.
@@ -345,7 +345,7 @@ fn look_into(
             }
             _ => {
                 let seen = read(fs, dir, &name, id)?;
-                out.insert(path.clone(), FoundObject::File(seen));
+                out.insert(path.clone(), FoundObject::File { id, seen });
             }
         }
         path.truncate(before);
@@ -415,19 +415,37 @@ fn remove_in(fs: &Fs, dir: u64) -> Result<()> {
     Ok(())
 }
 
-/// The changes that make what lies in a directory of files.
-fn as_changes(at: &Path) -> Vec<tap::Change> {
-    let root = std::fs::metadata(at).expect("exists").ino();
-    let mut out = Vec::new();
-    for entry in std::fs::read_dir(at).expect("lists").flatten() {
-        use std::os::unix::ffi::OsStrExt;
-        let (meta, name) = (entry.metadata().expect("exists"), entry.file_name().as_bytes().to_vec());
-        assert!(meta.is_file(), "cuts are gone on with in volumes of files alone");
-        out.push(tap::Change::Create { dir: root, name, ino: meta.ino() });
-        let data = std::fs::read(entry.path()).expect("reads");
-        out.push(tap::Change::Write { ino: meta.ino(), off: 0, data });
-        out.push(tap::Change::SetLen { ino: meta.ino(), len: meta.len() });
-    }
+pub fn ino(at: &Path) -> u64 {
+    std::fs::metadata(at).expect("exists").ino()
+}
+
+/// The changes that make what lies in a directory, all durable.
+pub fn as_changes(at: &Path) -> Vec<tap::Change> {
+    let (mut out, mut seen) = (Vec::new(), HashSet::new());
+    changes_in(at, &mut out, &mut seen);
     out.push(tap::Change::SyncAll);
     out
+}
+
+fn changes_in(at: &Path, out: &mut Vec<tap::Change>, seen: &mut HashSet<u64>) {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = ino(at);
+    for entry in std::fs::read_dir(at).expect("lists").flatten() {
+        let (path, meta) = (entry.path(), entry.metadata().expect("exists"));
+        let (name, ino) = (entry.file_name().as_bytes().to_vec(), meta.ino());
+        if meta.is_dir() {
+            out.push(tap::Change::Mkdir { dir, name, ino });
+            changes_in(&path, out, seen);
+        } else if !seen.insert(ino) {
+            out.push(tap::Change::Link { dir, name, ino });
+        } else if meta.is_symlink() {
+            let target = std::fs::read_link(&path).expect("reads").as_os_str().as_bytes().to_vec();
+            out.push(tap::Change::Symlink { dir, name, ino, target });
+        } else {
+            let data = std::fs::read(&path).expect("reads");
+            out.push(tap::Change::Create { dir, name, ino });
+            out.push(tap::Change::Write { ino, off: 0, data });
+            out.push(tap::Change::SetLen { ino, len: meta.len() });
+        }
+    }
 }
