@@ -20,6 +20,7 @@ pub mod open_files;
 pub(crate) mod power_cut;
 pub mod rounds;
 mod targets;
+mod unsynced;
 pub mod xattr;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +37,7 @@ use handles::Handles;
 use inodes::{Inode, Inodes};
 pub use open_files::Ready;
 use rounds::Rounds;
+use unsynced::NameChanges;
 
 /// The inode number of the root, for the kernel.
 pub const ROOT: u64 = 1;
@@ -69,6 +71,7 @@ pub struct Fs {
     inodes: Inodes,
     handles: Handles,
     rounds: Rounds,
+    name_changes: NameChanges,
     invalidate: OnceLock<Invalidate>,
 }
 
@@ -92,6 +95,7 @@ impl Fs {
             inodes,
             handles: Handles::default(),
             rounds: Rounds::default(),
+            name_changes: NameChanges::default(),
             invalidate: OnceLock::new(),
         })
     }

@@ -107,6 +107,11 @@ impl Content {
         }
     }
 
+    /// Whether a change may have a barrier inside.
+    pub fn may_sync(&self) -> bool {
+        self.size > 0 && (self.risk > 0 || self.aged != self.volume.sessions.aged())
+    }
+
     /// Whether second halves wait.
     pub fn waits(&self) -> bool {
         !self.round.is_empty()

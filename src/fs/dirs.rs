@@ -6,6 +6,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::backing;
+use crate::format::volume::NameMode;
 use crate::names::{DirId, Listed};
 
 use super::handles::DirHandle;
@@ -39,9 +40,12 @@ impl Fs {
 
     pub fn fsyncdir(&self, handle: u64) -> Result<()> {
         let handle = self.handles.dir(handle)?;
-        let mut state = handle.inode.dir.lock();
+        if self.mode == NameMode::Encrypted {
+            self.sync_names(&handle.inode)?;
+        }
+        let _names = handle.inode.dir.lock();
         backing::fsync(handle.fd.as_fd())?;
-        state.unsynced = false;
+        handle.inode.was_synced();
         Ok(())
     }
 

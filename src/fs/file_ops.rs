@@ -1,19 +1,16 @@
 //! Operations on open files.
 
 use std::cell::RefCell;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::backing;
 use crate::content::{ContentError, SYNC_BARRIERS, Scratch};
 use crate::format::layout::MAX_SIZE;
 
 use super::handles::FileHandle;
-use super::inodes::Inode;
 use super::open_files::{OpenFile, Ready};
 use super::{Fs, FsError, Result};
 
@@ -121,6 +118,7 @@ impl Fs {
             return Ok(());
         }
         let file = &handle.file;
+        self.sync_names_of(file)?;
         // With the lock that setting times takes: a record that is written here keeps the mtime.
         for _ in 0..SYNC_BARRIERS {
             let open = file.inode.open.lock();
@@ -132,23 +130,6 @@ impl Fs {
             if !file.content.write().end_sync(&sync)? {
                 break;
             }
-        }
-        let dir = file.inode.unsynced_in.lock().take();
-        if let Some(dir) = dir
-            && let Err(e) = self.sync_names(&dir)
-        {
-            *file.inode.unsynced_in.lock() = Some(dir);
-            return Err(e);
-        }
-        Ok(())
-    }
-
-    /// Makes the entries of a directory durable, if its marker or a long name's link is not.
-    fn sync_names(&self, dir: &Inode) -> Result<()> {
-        let mut state = dir.dir.lock();
-        if state.unsynced {
-            backing::sync_dir(dir.fd()?.as_fd())?;
-            state.unsynced = false;
         }
         Ok(())
     }

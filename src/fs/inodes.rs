@@ -16,6 +16,7 @@ use crate::names::{DirId, is_cut};
 
 use super::descriptors::{Descriptors, GaveUp};
 use super::open_files::OpenFile;
+use super::unsynced::Unsynced;
 use super::{FsError, ROOT, Result};
 
 const SHARDS: usize = 16;
@@ -26,8 +27,6 @@ const REMAPPED: u64 = 1 << 63;
 #[derive(Default, Debug)]
 pub struct DirState {
     pub id: Option<DirId>,
-    /// The marker, or a long name's link, was made after the directory's last sync.
-    pub unsynced: bool,
 }
 
 /// The kernel was told a size that was not the file's: what the next look-up tells it.
@@ -61,8 +60,7 @@ pub struct Inode {
     pub dir: Mutex<DirState>,
     /// The one open state of a regular file; the lock is held while it is opened or closed.
     pub open: Mutex<Option<Arc<OpenFile>>>,
-    /// A directory whose marker or link names this file and is not synced yet.
-    pub unsynced_in: Mutex<Option<Arc<Inode>>>,
+    pub(super) unsynced: Unsynced,
     /// See [`Self::has_cut_targets`].
     cut_targets: AtomicBool,
 }
@@ -88,7 +86,7 @@ impl Inode {
             told: AtomicU64::new(correction.generation),
             dir: Mutex::default(),
             open: Mutex::default(),
-            unsynced_in: Mutex::default(),
+            unsynced: Unsynced::default(),
             cut_targets: AtomicBool::new(false),
         })
     }
@@ -150,6 +148,11 @@ impl Inode {
     /// Where the inode is found from now on.
     pub fn moved_to(&self, dir: &Arc<Inode>, name: &[u8]) {
         *self.found.lock() = Some((dir.clone(), name.to_vec()));
+    }
+
+    /// The directory in which the inode was found last; none for the root.
+    pub fn parent(&self) -> Option<Arc<Inode>> {
+        self.found.lock().as_ref().map(|(dir, _)| dir.clone())
     }
 
     /// The directory and the stored name under which the inode was found last.

@@ -79,7 +79,7 @@ impl Fs {
             self.take_back_link(&parent, &stored);
             return Err(e);
         }
-        self.note_unsynced(&parent, &dir, &inode);
+        self.note_named(&parent, &inode);
         drop(dir);
         self.look_up_stored(&parent, stored.entry())
     }
@@ -213,7 +213,9 @@ impl Fs {
             && let Some(inode) = self.inodes.known(&stat)
         {
             inode.moved_to(dir, entry);
+            self.note_named(dir, &inode);
         }
+        self.note_name_change();
     }
 
     /// What every call that makes an entry does: marker and link before, owner after, look-up, and back if it fails.
@@ -248,7 +250,7 @@ impl Fs {
         };
         match finish() {
             Ok((entry, inode)) => {
-                self.note_unsynced(parent, &dir, &inode);
+                self.note_named(parent, &inode);
                 Ok((entry, inode))
             }
             Err(e) => {
@@ -347,7 +349,7 @@ impl Fs {
         if let StoredName::Long { link, whole, .. } = &stored {
             let fd = parent.fd()?;
             if put_link(fd.as_fd(), link, whole)? {
-                dir.unsynced = true;
+                self.note_unsynced(parent);
             }
         }
         Ok(stored)
@@ -366,7 +368,7 @@ impl Fs {
         match backing::symlink(&target, parent.fd()?.as_fd(), MARKER) {
             Ok(()) => {
                 dir.id = Some(id);
-                dir.unsynced = true;
+                self.note_unsynced(parent);
                 Ok(id)
             }
             // Somebody else was first: theirs counts.
@@ -395,12 +397,6 @@ impl Fs {
             && let Err(e) = parent.fd().and_then(|fd| Ok(backing::unlink(fd.as_fd(), link)?))
         {
             tracing::warn!(dir = parent.id, "the link of a long name could not be removed: {e}");
-        }
-    }
-
-    fn note_unsynced(&self, parent: &Arc<Inode>, dir: &DirState, inode: &Inode) {
-        if dir.unsynced && inode.kind == FileType::RegularFile {
-            *inode.unsynced_in.lock() = Some(parent.clone());
         }
     }
 

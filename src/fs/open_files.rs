@@ -15,6 +15,7 @@ use crate::keys::{DataKey, NewKey};
 use crate::kms::WrappedKey;
 
 use super::inodes::Inode;
+use super::unsynced::SyncedNames;
 use super::{Fs, FsError, Result, Wait};
 
 /// The shared state of an open file.
@@ -29,6 +30,7 @@ pub struct OpenFile {
     pub writers: AtomicUsize,
     /// Whether the backing descriptor is open for writing.
     writable: AtomicBool,
+    pub(super) synced_names: SyncedNames,
 }
 
 impl OpenFile {
@@ -40,6 +42,7 @@ impl OpenFile {
             waiting: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             writable: writable.into(),
+            synced_names: SyncedNames::default(),
         })
     }
 

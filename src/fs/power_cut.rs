@@ -7,12 +7,12 @@ mod random;
 pub mod rig;
 pub mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::backing::tap::{self, Change};
 
-use disk::{Cut, Disk};
-use oracle::{Names, Object, Promise, Seen};
+use disk::{Cut, Disk, NameOrder};
+use oracle::{Names, Object, Promise, Seen, Settled, Settles};
 use rig::Rig;
 
 /// A small generator of its own: a failure is told by its seed.
@@ -42,6 +42,9 @@ struct Moment {
     /// What the names may be: all states since they were durable, the newest last.
     names: Vec<Names>,
     files: Vec<Promise>,
+    /// As [`World::settled`], and how much of the history had been.
+    settled: Settled,
+    steps: usize,
     what: String,
 }
 
@@ -51,6 +54,10 @@ pub struct World {
     names: Names,
     files: Vec<Promise>,
     moments: Vec<Moment>,
+    /// All that the names ever were.
+    history: Vec<Names>,
+    /// Since when they are durable, each for itself.
+    settled: Settled,
     value: u8,
 }
 
@@ -62,9 +69,18 @@ impl World {
     /// Goes on with a volume that holds this.
     fn on(rig: Rig, names: Names, files: Vec<Promise>) -> Self {
         tap::record();
-        let begin =
-            Moment { logged: 0, names: vec![names.clone()], files: files.clone(), what: "the beginning".into() };
-        Self { rig, names, files, moments: vec![begin], value: 0 }
+        let mut world = Self {
+            rig,
+            history: vec![names.clone()],
+            names,
+            files,
+            moments: Vec::new(),
+            settled: Settled::default(),
+            value: 0,
+        };
+        let names = vec![world.names.clone()];
+        world.moment(names, "the beginning".into());
+        world
     }
 
     /// Notes that `what` was done, and what of it may be found from when it began.
@@ -72,16 +88,25 @@ impl World {
         let mut names = self.moments.last().expect("never empty").names.clone();
         if names.last() != Some(&self.names) {
             names.push(self.names.clone());
+            self.history.push(self.names.clone());
         }
-        self.moments.push(Moment { logged: tap::recorded(), names, files: self.files.clone(), what });
+        self.moment(names, what);
     }
 
-    /// Notes that `what` made all names durable, and these files. What was promised before it counts until it is through.
-    fn durable(&mut self, what: String, files: std::ops::Range<usize>) {
+    fn moment(&mut self, names: Vec<Names>, what: String) {
+        let (logged, steps) = (tap::recorded(), self.history.len());
+        let (files, settled) = (self.files.clone(), self.settled.clone());
+        self.moments.push(Moment { logged, names, files, settled, steps, what });
+    }
+
+    /// Notes that `what` made these names durable, and these files. What was promised before it counts until it is
+    /// through.
+    fn durable(&mut self, what: String, names: Settles<'_>, files: std::ops::Range<usize>) {
         self.did(what.clone());
         self.files[files].iter_mut().for_each(Promise::fsync);
-        let (names, files) = (vec![self.names.clone()], self.files.clone());
-        self.moments.push(Moment { logged: tap::recorded(), names, files, what: format!("{what}, done") });
+        self.settled.note(names, &self.names, self.history.len() - 1);
+        let names = vec![self.names.clone()];
+        self.moment(names, format!("{what}, done"));
     }
 
     fn file(&self, path: &str) -> usize {
@@ -148,7 +173,7 @@ impl World {
     pub fn fsync(&mut self, path: &str) {
         self.rig.fsync(path).expect("syncs");
         let file = self.file(path);
-        self.durable(format!("fsync {path}"), file..file + 1);
+        self.durable(format!("fsync {path}"), Settles::Entry(path.as_bytes()), file..file + 1);
     }
 
     pub fn close(&mut self, path: &str) {
@@ -198,12 +223,18 @@ impl World {
 
     pub fn fsync_dir(&mut self, path: &str) {
         self.rig.fsync_dir(path).expect("syncs");
-        self.durable(format!("fsync of directory {path}"), 0..0);
+        self.durable(format!("fsync of directory {path}"), Settles::Dir(path.as_bytes()), 0..0);
     }
 
     pub fn end_rounds(&mut self) {
         self.rig.fs().end_rounds(std::time::Duration::ZERO).expect("ends");
         self.did("rounds end".into());
+    }
+
+    /// A second passes: what was written before is no longer fresh.
+    pub fn tend(&mut self) {
+        self.rig.fs().tend();
+        self.did("a second passes".into());
     }
 
     pub fn rotate(&mut self) {
@@ -213,19 +244,28 @@ impl World {
             // No file was written since the last one.
             return;
         }
-        self.durable("rotation".into(), 0..self.files.len());
+        self.durable("rotation".into(), Settles::All, 0..self.files.len());
     }
 
     pub fn remount(&mut self) {
         self.rig.remount();
-        self.durable("remount".into(), 0..self.files.len());
+        self.durable("remount".into(), Settles::All, 0..self.files.len());
     }
 
     /// Ends the workload: its log, and what was promised when.
     pub fn end(self) -> Story {
         let root = self.rig.root_ino();
         let setup = self.rig.setup.clone();
-        Story { log: tap::take(), moments: self.moments, before: self.rig.before.clone(), root, setup }
+        let (moments, history) = (self.moments, self.history);
+        Story {
+            log: tap::take(),
+            moments,
+            history,
+            before: self.rig.before.clone(),
+            root,
+            setup,
+            order: NameOrder::Journal,
+        }
     }
 }
 
@@ -233,10 +273,13 @@ impl World {
 pub struct Story {
     log: Vec<Change>,
     moments: Vec<Moment>,
+    history: Vec<Names>,
     /// What made the volume before the log begins.
     before: Vec<Change>,
     root: u64,
     pub setup: rig::Setup,
+    /// How the backing keeps names.
+    pub order: NameOrder,
 }
 
 /// What was found in a state that a cut has left.
@@ -278,7 +321,7 @@ impl Story {
         seed: u64,
         judge: &mut dyn FnMut(&State<'_>) -> Result<(), String>,
     ) -> Result<Count, String> {
-        let mut disk = Disk::new(self.root);
+        let mut disk = Disk::new(self.root).with_order(self.order);
         self.before.iter().for_each(|change| disk.apply(change));
         let mut count = Count::default();
         let mut rng = Random(seed);
@@ -339,7 +382,11 @@ impl State<'_> {
 
     /// Whether what was promised until this cut is there.
     pub fn judge_found(&self, found: &Found) -> Result<(), String> {
-        judge(found, self.story.moment(self.at))
+        let moment = self.story.moment(self.at);
+        match self.story.order {
+            NameOrder::Journal => judge(found, moment),
+            NameOrder::Log => judge_each(found, moment, &self.story.history),
+        }
     }
 
     fn describe(&self, error: &str) -> String {
@@ -364,17 +411,43 @@ fn short(change: &Change) -> String {
     }
 }
 
+fn is_same(object: &Object, found: &FoundObject) -> bool {
+    match (object, found) {
+        (Object::Dir, FoundObject::Dir) | (Object::File(_), FoundObject::File { .. }) => true,
+        (Object::Link(a), FoundObject::Link(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// Each name for itself is what it was at some moment since it was durable, and the file that it names was then.
+fn judge_each(found: &Found, moment: &Moment, history: &[Names]) -> Result<(), String> {
+    let history = &history[..moment.steps];
+    let paths: BTreeSet<&Vec<u8>> = history.iter().flat_map(BTreeMap::keys).chain(found.names.keys()).collect();
+    for path in paths {
+        let mut last = Err("is there, and never was".to_owned());
+        for names in &history[moment.settled.since(path)..] {
+            last = match (names.get(path), found.names.get(path)) {
+                (None, None) => Ok(()),
+                (Some(Object::File(file)), Some(FoundObject::File { seen, .. })) => {
+                    moment.files[*file].check(seen.as_deref())
+                }
+                (Some(object), Some(found)) if is_same(object, found) => Ok(()),
+                (Some(_), None) => Err("is durable, and is not there".into()),
+                _ => continue,
+            };
+            if last.is_ok() {
+                break;
+            }
+        }
+        last.map_err(|e| format!("{}: {e}", String::from_utf8_lossy(path)))?;
+    }
+    Ok(())
+}
+
 fn judge(found: &Found, moment: &Moment) -> Result<(), String> {
     let same = |names: &&Names| {
         names.len() == found.names.len()
-            && names.iter().zip(&found.names).all(|((a, object), (b, seen))| {
-                a == b
-                    && match (object, seen) {
-                        (Object::Dir, FoundObject::Dir) | (Object::File(_), FoundObject::File { .. }) => true,
-                        (Object::Link(a), FoundObject::Link(b)) => a == b,
-                        _ => false,
-                    }
-            })
+            && names.iter().zip(&found.names).all(|((a, object), (b, seen))| a == b && is_same(object, seen))
     };
     let candidates: Vec<&Names> = moment.names.iter().filter(same).collect();
     if candidates.is_empty() {

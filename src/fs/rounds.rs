@@ -44,6 +44,9 @@ impl Fs {
         file: &Arc<OpenFile>,
         mut change: impl FnMut(&mut Content) -> content::Result<T>,
     ) -> Result<T> {
+        if file.content.read().may_sync() {
+            self.sync_names_of(file)?;
+        }
         let (mut tries, mut made_room) = (0, false);
         let changed = loop {
             let mut content = file.content.write();
@@ -130,6 +133,7 @@ impl Fs {
         for (file, sync) in syncs {
             let end = || -> Result<()> {
                 if !together {
+                    self.sync_names_of(file)?;
                     sync.barrier()?;
                 }
                 // With the lock that setting times takes: pages that are written here keep the mtime.

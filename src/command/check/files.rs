@@ -107,7 +107,8 @@ impl Checker<'_> {
     }
 
     fn mend_file(&self, before: Looked, at: &Where, file: BorrowedFd<'_>) -> Looked {
-        let mended = self.mend(file, before.mend_slots);
+        let redo = before.findings.iter().any(|finding| finding.kind == Kind::RedoPage);
+        let mended = self.mend(file, before.mend_slots, redo);
         let view = self.volume.view();
         let mut after = self.look(view, at, file, &look_at_head(view, file), NOWHERE);
         let still: Vec<Kind> = after.findings.iter().map(|finding| finding.kind).collect();

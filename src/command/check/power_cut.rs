@@ -83,7 +83,7 @@ fn repair(state: &State<'_>, at: &Path) -> Result<Vec<Change>, String> {
     let log = tap::take();
     let report = check_in(at, setup, false);
     if let Some(left) = report.findings().iter().find(|finding| finding.severity == Severity::Leftover) {
-        return Err(format!("the repair left this: {}", left.text()));
+        return Err(format!("the repair left this: {}\nit said:\n{}", left.text(), repaired.text()));
     }
     let found = rig::look(at, setup)?;
     state.judge_found(&found)?;

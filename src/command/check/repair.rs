@@ -19,8 +19,9 @@ use super::Checker;
 use super::report::{Finding, Kind, Severity};
 
 impl Checker<'_> {
-    /// Mends one file: header copies, length, and, if asked, slots. Its mtime stays.
-    pub fn mend(&self, file: BorrowedFd<'_>, slots: bool) -> Result<(), String> {
+    /// Mends one file: header copies, length, and, if asked, slots; `redo`: a page of it was read from a redo file. Its
+    /// mtime stays.
+    pub fn mend(&self, file: BorrowedFd<'_>, slots: bool, redo: bool) -> Result<(), String> {
         let volume = self.shared.clone();
         let file = Arc::new(backing::reopen(file, OFlags::RDWR).map_err(|e| ContentError::from(e).to_string())?);
         let mend = || -> Result<(), String> {
@@ -36,9 +37,10 @@ impl Checker<'_> {
             let mut content = match Content::open(volume.clone(), file.clone(), true, *keyed, key.secret()) {
                 Ok(content) => content,
                 // Damage, which was told: such a file reads as before whatever the session list says. What a redo file
-                // has of it may be all that there is of a block, and stays.
-                Err(ContentError::Record | ContentError::Cut { .. }) => {
-                    if volume.redo.has_left(&file_id) {
+                // has of it may be all that there is of a block, and stays; of a file that was cut also what its slots do
+                // not ask for now: they may be put back.
+                Err(e @ (ContentError::Record | ContentError::Cut { .. })) => {
+                    if redo || (matches!(e, ContentError::Cut { .. }) && volume.redo.has_left(&file_id)) {
                         self.could_not_settle();
                     }
                     return Ok(());

@@ -1,7 +1,7 @@
 //! A disk as a power cut may leave it, from the log of the changes that were made to it.
 //!
-//! What is assumed of the backing (`docs/CRASH.md`): names change in order, as a journal keeps them, and any sync makes
-//! all earlier changes of names durable. Bytes written since a file's last barrier are on the disk or not, each sector
+//! What is assumed of the backing (`docs/CRASH.md`): names change in order, and what a sync makes durable of them is one
+//! of [`NameOrder`]. Bytes written since a file's last barrier are on the disk or not, each sector
 //! for itself, in any state that it had in the meantime. A cut of a file's length comes before what is written later
 //! into the space that it freed.
 
@@ -125,8 +125,40 @@ enum Node {
 #[derive(Clone)]
 enum Naming {
     Add { dir: usize, name: Vec<u8>, node: usize },
-    Remove { dir: usize, name: Vec<u8> },
-    Rename { from: (usize, Vec<u8>), to: (usize, Vec<u8>), exchange: bool },
+    Remove { dir: usize, name: Vec<u8>, node: usize },
+    Rename { from: (usize, Vec<u8>), to: (usize, Vec<u8>), node: usize, replaced: Option<usize>, exchange: bool },
+}
+
+impl Naming {
+    fn is_in(&self, wanted: usize) -> bool {
+        match self {
+            Self::Add { dir, .. } | Self::Remove { dir, .. } => *dir == wanted,
+            Self::Rename { from, to, .. } => from.0 == wanted || to.0 == wanted,
+        }
+    }
+
+    fn is_of(&self, wanted: usize) -> bool {
+        match self {
+            Self::Add { node, .. } | Self::Remove { node, .. } => *node == wanted,
+            Self::Rename { node, replaced, .. } => *node == wanted || *replaced == Some(wanted),
+        }
+    }
+}
+
+/// What a sync makes durable of names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameOrder {
+    /// All earlier changes, as the journal of ext4 or XFS does.
+    Journal,
+    /// Those of the file that is synced, or those in the directory, and the names of the directories above; other
+    /// changes may be missing that came before. So does the log of btrfs.
+    Log,
+}
+
+struct Pending {
+    naming: Naming,
+    /// Whatever earlier changes are missing.
+    durable: bool,
 }
 
 /// The directory tree by node numbers; node 0 is the root.
@@ -144,28 +176,32 @@ fn apply(tree: &mut Tree, naming: &Naming) {
         Naming::Add { dir, name, node } => {
             entries(tree, *dir).insert(name.clone(), *node);
         }
-        Naming::Remove { dir, name } => {
+        Naming::Remove { dir, name, .. } => {
             entries(tree, *dir).remove(name);
         }
-        Naming::Rename { from, to, exchange } => {
-            let moved = entries(tree, from.0).remove(&from.1).expect("the log renames what is there");
-            let replaced = entries(tree, to.0).insert(to.1.clone(), moved);
+        Naming::Rename { from, to, node, replaced, exchange } => {
+            entries(tree, from.0).remove(&from.1);
+            entries(tree, to.0).insert(to.1.clone(), *node);
             if *exchange {
-                let back = replaced.expect("an exchange has two sides");
-                entries(tree, from.0).insert(from.1.clone(), back);
-            } else if replaced == Some(moved) {
+                entries(tree, from.0).insert(from.1.clone(), replaced.expect("an exchange has two sides"));
+            } else if *replaced == Some(*node) {
                 // Two names of one file: both stay.
-                entries(tree, from.0).insert(from.1.clone(), moved);
+                entries(tree, from.0).insert(from.1.clone(), *node);
             }
         }
     }
 }
 
 /// The disk after a part of the log.
-#[derive(Clone)]
 pub struct Disk {
+    order: NameOrder,
+    /// What is durable, whatever the cut leaves of `pending`.
     tree: Tree,
-    pending: Vec<Naming>,
+    /// The same with all of `pending`.
+    now: Tree,
+    /// The directory in which each node was named last.
+    parents: Vec<usize>,
+    pending: Vec<Pending>,
     files: Vec<File>,
     /// Inode number to node; numbers are used again.
     nodes: HashMap<u64, usize>,
@@ -175,11 +211,18 @@ impl Disk {
     /// An empty directory with this inode number.
     pub fn new(root: u64) -> Self {
         Self {
+            order: NameOrder::Journal,
             tree: vec![Node::Dir(BTreeMap::new())],
+            now: vec![Node::Dir(BTreeMap::new())],
+            parents: vec![0],
             pending: Vec::new(),
             files: Vec::new(),
             nodes: HashMap::from([(root, 0)]),
         }
+    }
+
+    pub fn with_order(self, order: NameOrder) -> Self {
+        Self { order, ..self }
     }
 
     pub fn apply(&mut self, change: &Change) {
@@ -192,24 +235,32 @@ impl Disk {
             Change::Symlink { dir, name, ino, target } => self.add(*dir, name, *ino, Node::Link(target.clone())),
             Change::Link { dir, name, ino } => {
                 let (dir, node) = (self.nodes[dir], self.nodes[ino]);
-                self.pending.push(Naming::Add { dir, name: name.clone(), node });
+                self.name(Naming::Add { dir, name: name.clone(), node });
             }
             Change::Remove { dir, name } => {
-                self.pending.push(Naming::Remove { dir: self.nodes[dir], name: name.clone() });
+                let dir = self.nodes[dir];
+                let node = entries(&mut self.now, dir)[name];
+                self.name(Naming::Remove { dir, name: name.clone(), node });
             }
-            Change::Rename { from, to, exchange } => self.pending.push(Naming::Rename {
-                from: (self.nodes[&from.0], from.1.clone()),
-                to: (self.nodes[&to.0], to.1.clone()),
-                exchange: *exchange,
-            }),
+            Change::Rename { from, to, exchange } => {
+                let (from, to) = ((self.nodes[&from.0], from.1.clone()), (self.nodes[&to.0], to.1.clone()));
+                let node = entries(&mut self.now, from.0)[&from.1];
+                let replaced = entries(&mut self.now, to.0).get(&to.1).copied();
+                self.parents[node] = to.0;
+                self.name(Naming::Rename { from, to, node, replaced, exchange: *exchange });
+            }
             Change::Write { ino, off, data } => self.file(*ino).write(*off, data),
             Change::SetLen { ino, len } => self.file(*ino).set_len(*len),
             Change::Punch { ino, off, len } => self.file(*ino).punch(*off, *len),
             Change::Sync { ino } => {
-                if let Node::File(file) = self.tree[self.nodes[ino]] {
+                let node = self.nodes[ino];
+                if let Node::File(file) = self.tree[node] {
                     self.files[file].settle();
                 }
-                self.settle_names();
+                match self.order {
+                    NameOrder::Journal => self.settle_names(),
+                    NameOrder::Log => self.log_names(node),
+                }
             }
             Change::SyncAll => {
                 self.files.iter_mut().for_each(File::settle);
@@ -219,10 +270,30 @@ impl Disk {
     }
 
     fn add(&mut self, dir: u64, name: &[u8], ino: u64, node: Node) {
-        self.tree.push(node);
+        self.tree.push(node.clone());
+        self.now.push(node);
         self.nodes.insert(ino, self.tree.len() - 1);
         let dir = self.nodes[&dir];
-        self.pending.push(Naming::Add { dir, name: name.to_vec(), node: self.tree.len() - 1 });
+        self.parents.push(dir);
+        self.name(Naming::Add { dir, name: name.to_vec(), node: self.tree.len() - 1 });
+    }
+
+    fn name(&mut self, naming: Naming) {
+        apply(&mut self.now, &naming);
+        self.pending.push(Pending { naming, durable: false });
+    }
+
+    /// The names of a node are durable, or those in it, and the names of the directories that lead there.
+    fn log_names(&mut self, node: usize) {
+        let is_dir = matches!(self.tree[node], Node::Dir(_));
+        let mut above = vec![node];
+        while above.last() != Some(&0) {
+            above.push(self.parents[above[above.len() - 1]]);
+        }
+        for pending in &mut self.pending {
+            let of = |node: &usize| pending.naming.is_of(*node);
+            pending.durable |= above.iter().any(of) || (is_dir && pending.naming.is_in(node));
+        }
     }
 
     fn file(&mut self, ino: u64) -> &mut File {
@@ -233,8 +304,8 @@ impl Disk {
     }
 
     fn settle_names(&mut self) {
-        for naming in std::mem::take(&mut self.pending) {
-            apply(&mut self.tree, &naming);
+        for pending in std::mem::take(&mut self.pending) {
+            apply(&mut self.tree, &pending.naming);
         }
     }
 
@@ -258,8 +329,10 @@ impl Disk {
         let cut = &mut cut.clone();
         let mut tree = self.tree.clone();
         let names = cut.choose(self.pending.len() + 1);
-        for naming in &self.pending[..names] {
-            apply(&mut tree, naming);
+        for (n, pending) in self.pending.iter().enumerate() {
+            if n < names || pending.durable {
+                apply(&mut tree, &pending.naming);
+            }
         }
         let mut made: HashMap<usize, std::path::PathBuf> = HashMap::new();
         self.put_dir(&tree, 0, at, cut, &mut made);

@@ -105,3 +105,54 @@ pub enum Object {
 
 /// All paths, relative to the root.
 pub type Names = BTreeMap<Vec<u8>, Object>;
+
+/// What a sync makes durable of names, at the least.
+pub enum Settles<'a> {
+    /// The names of the file at this path, and of the directories above.
+    Entry(&'a [u8]),
+    /// The names in this directory, and of the directories above.
+    Dir(&'a [u8]),
+    All,
+}
+
+/// Since which step of the history names are durable.
+#[derive(Clone, Default)]
+pub struct Settled {
+    all: usize,
+    paths: BTreeMap<Vec<u8>, usize>,
+    in_dirs: BTreeMap<Vec<u8>, usize>,
+}
+
+impl Settled {
+    pub fn note(&mut self, what: Settles<'_>, names: &Names, step: usize) {
+        let path = match what {
+            Settles::All => {
+                *self = Self { all: step, ..Self::default() };
+                return;
+            }
+            Settles::Dir(path) => {
+                self.in_dirs.insert(path.to_vec(), step);
+                path
+            }
+            Settles::Entry(path) => {
+                let links = names.iter().filter(|(_, object)| names.get(path) == Some(object));
+                self.paths.extend(links.map(|(path, _)| (path.clone(), step)));
+                parent(path)
+            }
+        };
+        let mut above = path;
+        while !above.is_empty() {
+            self.paths.insert(above.to_vec(), step);
+            above = parent(above);
+        }
+    }
+
+    pub fn since(&self, path: &[u8]) -> usize {
+        let of = |known: Option<&usize>| known.copied().unwrap_or(0);
+        self.all.max(of(self.paths.get(path))).max(of(self.in_dirs.get(parent(path))))
+    }
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&byte| byte == b'/').map_or(b"", |slash| &path[..slash])
+}

@@ -31,10 +31,23 @@ pub fn all() -> Vec<Workload> {
         plain("untar", untar),
         encrypted("untar", untar),
         encrypted("long names", long_names),
+        encrypted("new directories", new_directories),
         plain("database", database),
         plain("sessions", sessions),
         plain("emptied", emptied),
     ]
+}
+
+/// On a backing that keeps names in another order than they were changed in, as btrfs may, what was fsynced is found, too.
+#[test]
+fn names_that_only_their_own_sync_makes_durable() {
+    for Workload { name, setup, work } in all() {
+        let mut world = World::new(&setup);
+        work(&mut world);
+        let story = Story { order: NameOrder::Log, ..world.end() };
+        let count = story.judge(16, 4 * runs() as usize, 2);
+        println!("{name}: {} cuts in {} states", count.points, count.states);
+    }
 }
 
 #[test]
@@ -190,6 +203,47 @@ fn long_names(world: &mut World) {
     world.remove(&format!("a/{}", long(3)));
     world.remove(&format!("a/{}", long(1)));
     world.remove("a");
+}
+
+/// Files that are synced, by programs or by a round that ends, in directories that nobody synced.
+#[test]
+fn directories_that_nobody_synced() {
+    judge_workload("new directories", &Setup::encrypted_names(), new_directories);
+}
+
+fn new_directories(world: &mut World) {
+    let long = |n: usize| format!("{n}{}", "-long".repeat(40));
+    world.mkdir("a");
+    world.mkdir("a/b");
+    world.mkdir("a/b/c");
+    world.create("a/b/c/f");
+    world.write("a/b/c/f", 0, 5000);
+    world.fsync("a/b/c/f");
+    world.link("a/b/c/f", &format!("a/{}", long(1)));
+    world.fsync("a/b/c/f");
+    world.mkdir(&long(2));
+    world.mkdir(&format!("{}/d", long(2)));
+    world.rename("a/b", &format!("{}/d/b", long(2)));
+    let moved = format!("{}/d/b/c/f", long(2));
+    world.close("a/b/c/f");
+    world.append(&moved, 100);
+    world.fsync(&moved);
+    // A file that its program does not sync: a round does.
+    world.mkdir("e");
+    world.create("e/g");
+    world.write("e/g", 0, 9000);
+    world.tend();
+    world.write("e/g", 100, 10);
+    world.end_rounds();
+    world.mkdir("h");
+    world.create("h/i");
+    world.write("h/i", 0, 9000);
+    world.tend();
+    world.set_len("h/i", 5000);
+    world.append("h/i", 10);
+    world.mkdir("h/j");
+    world.create(&format!("h/j/{}", long(3)));
+    world.fsync_dir("h/j");
 }
 
 /// A rollback journal as sqlite writes it, and a log as in WAL mode.
