@@ -2,6 +2,7 @@
 //! recorded, and every state that a cut could leave is mounted and judged (`docs/CRASH.md`).
 
 pub mod disk;
+mod in_place;
 mod oracle;
 mod random;
 pub mod rig;
@@ -49,8 +50,8 @@ struct Moment {
 }
 
 /// A workload under way: what it does to the file system, and what may be found after a cut.
-pub struct World {
-    rig: Rig,
+pub struct World<V = Rig> {
+    rig: V,
     names: Names,
     files: Vec<Promise>,
     moments: Vec<Moment>,
@@ -61,13 +62,28 @@ pub struct World {
     value: u8,
 }
 
+/// What most workloads need of a file system.
+pub trait Volume {
+    fn create(&mut self, path: &str) -> super::Result<()>;
+    fn write(&mut self, path: &str, off: u64, data: &[u8]) -> super::Result<()>;
+    fn fsync(&mut self, path: &str) -> super::Result<()>;
+    fn remove(&mut self, path: &str) -> super::Result<()>;
+    fn fsync_dir(&mut self, path: &str) -> super::Result<()>;
+    fn root_ino(&self) -> u64;
+    /// The changes that made the volume.
+    fn before(&self) -> Vec<Change>;
+    fn setup(&self) -> rig::Setup;
+}
+
 impl World {
     pub fn new(setup: &rig::Setup) -> Self {
-        Self::on(Rig::new(setup), Names::new(), Vec::new())
+        Self::over(Rig::new(setup), Names::new(), Vec::new())
     }
+}
 
+impl<V: Volume> World<V> {
     /// Goes on with a volume that holds this.
-    fn on(rig: Rig, names: Names, files: Vec<Promise>) -> Self {
+    pub fn over(rig: V, names: Names, files: Vec<Promise>) -> Self {
         tap::record();
         let mut world = Self {
             rig,
@@ -132,16 +148,6 @@ impl World {
         self.did(format!("write {path} {off}+{len} = {value}"));
     }
 
-    /// As [`Self::write`], where damage of an earlier cut may forbid it: false then, and what is there is not known.
-    fn may_write(&mut self, path: &str, off: usize, len: usize) -> bool {
-        let value = self.new_value();
-        let file = self.file(path);
-        let written = self.rig.write(path, off as u64, &vec![value; len]).is_ok();
-        self.files[file].write(off, len, value);
-        self.did(format!("write {path} {off}+{len} = {value}: {written}"));
-        written
-    }
-
     fn new_value(&mut self) -> u8 {
         // 0 is a hole.
         self.value = self.value % 250 + 1;
@@ -151,6 +157,43 @@ impl World {
     pub fn append(&mut self, path: &str, len: usize) {
         let off = self.files[self.file(path)].now.len();
         self.write(path, off, len);
+    }
+
+    pub fn fsync(&mut self, path: &str) {
+        self.rig.fsync(path).expect("syncs");
+        let file = self.file(path);
+        self.durable(format!("fsync {path}"), Settles::Entry(path.as_bytes()), file..file + 1);
+    }
+
+    pub fn remove(&mut self, path: &str) {
+        self.rig.remove(path).expect("removes");
+        self.names.remove(path.as_bytes());
+        self.did(format!("remove {path}"));
+    }
+
+    pub fn fsync_dir(&mut self, path: &str) {
+        self.rig.fsync_dir(path).expect("syncs");
+        self.durable(format!("fsync of directory {path}"), Settles::Dir(path.as_bytes()), 0..0);
+    }
+
+    /// Ends the workload: its log, and what was promised when.
+    pub fn end(self) -> Story {
+        let root = self.rig.root_ino();
+        let setup = self.rig.setup();
+        let (moments, history, before) = (self.moments, self.history, self.rig.before());
+        Story { log: tap::take(), moments, history, before, root, setup, order: NameOrder::Journal }
+    }
+}
+
+impl World {
+    /// As [`Self::write`], where damage of an earlier cut may forbid it: false then, and what is there is not known.
+    fn may_write(&mut self, path: &str, off: usize, len: usize) -> bool {
+        let value = self.new_value();
+        let file = self.file(path);
+        let written = self.rig.write(path, off as u64, &vec![value; len]).is_ok();
+        self.files[file].write(off, len, value);
+        self.did(format!("write {path} {off}+{len} = {value}: {written}"));
+        written
     }
 
     pub fn set_len(&mut self, path: &str, len: usize) {
@@ -168,12 +211,6 @@ impl World {
             self.files[file].write(off, end - off, 0);
         }
         self.did(format!("punch {path} {off}+{len}"));
-    }
-
-    pub fn fsync(&mut self, path: &str) {
-        self.rig.fsync(path).expect("syncs");
-        let file = self.file(path);
-        self.durable(format!("fsync {path}"), Settles::Entry(path.as_bytes()), file..file + 1);
     }
 
     pub fn close(&mut self, path: &str) {
@@ -200,12 +237,6 @@ impl World {
         self.did(format!("link {path} {other}"));
     }
 
-    pub fn remove(&mut self, path: &str) {
-        self.rig.remove(path).expect("removes");
-        self.names.remove(path.as_bytes());
-        self.did(format!("remove {path}"));
-    }
-
     pub fn rename(&mut self, from: &str, to: &str) {
         self.rig.rename(from, to).expect("renames");
         let moved: Vec<_> = self
@@ -219,11 +250,6 @@ impl World {
             self.names.insert([to.as_bytes(), &path[from.len()..]].concat(), object);
         }
         self.did(format!("rename {from} {to}"));
-    }
-
-    pub fn fsync_dir(&mut self, path: &str) {
-        self.rig.fsync_dir(path).expect("syncs");
-        self.durable(format!("fsync of directory {path}"), Settles::Dir(path.as_bytes()), 0..0);
     }
 
     pub fn end_rounds(&mut self) {
@@ -250,22 +276,6 @@ impl World {
     pub fn remount(&mut self) {
         self.rig.remount();
         self.durable("remount".into(), Settles::All, 0..self.files.len());
-    }
-
-    /// Ends the workload: its log, and what was promised when.
-    pub fn end(self) -> Story {
-        let root = self.rig.root_ino();
-        let setup = self.rig.setup.clone();
-        let (moments, history) = (self.moments, self.history);
-        Story {
-            log: tap::take(),
-            moments,
-            history,
-            before: self.rig.before.clone(),
-            root,
-            setup,
-            order: NameOrder::Journal,
-        }
     }
 }
 
@@ -370,6 +380,11 @@ impl State<'_> {
         let dir = rig::fresh_dir();
         self.disk.cut(&self.cut, dir.path());
         dir
+    }
+
+    /// Everything that was written is there: the daemon was killed, the machine was not.
+    fn is_kill(&self) -> bool {
+        matches!(self.cut, Cut::Last)
     }
 
     /// Mounts it, reads all of it, and removes all of it.

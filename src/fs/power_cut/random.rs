@@ -126,7 +126,7 @@ impl Plan {
             let mut promise = Promise::default();
             promise.restart(seen);
             let names = Names::from([(b"f".to_vec(), Object::File(0))]);
-            world = World::on(rig::Rig::over(dir, setup), names, vec![promise]);
+            world = World::over(rig::Rig::over(dir, setup), names, vec![promise]);
             // Values that the part before did not write.
             world.value = 80 * depth;
         }

@@ -110,12 +110,11 @@ pub fn fresh_dir() -> tempfile::TempDir {
 
 /// A mounted volume.
 pub struct Rig {
-    pub setup: Setup,
+    setup: Setup,
     dir: tempfile::TempDir,
     fs: Option<Arc<Fs>>,
     open: HashMap<String, u64>,
-    /// The changes that made the volume.
-    pub before: Vec<tap::Change>,
+    before: Vec<tap::Change>,
 }
 
 pub fn volume_keys() -> VolumeKeys {
@@ -163,10 +162,6 @@ impl Rig {
         self.fs.as_ref().expect("mounted")
     }
 
-    pub fn root_ino(&self) -> u64 {
-        ino(self.dir.path())
-    }
-
     /// A clean end, and another mount.
     pub fn remount(&mut self) {
         let open: Vec<String> = self.open.keys().cloned().collect();
@@ -209,18 +204,6 @@ impl Rig {
         Ok(handle)
     }
 
-    pub fn create(&mut self, path: &str) -> Result<()> {
-        let (dir, name) = self.parent(path)?;
-        let (_, handle) = self.fs().create(&CALLER, dir, name, libc::S_IFREG | 0o644)?;
-        self.open.insert(path.to_owned(), handle);
-        Ok(())
-    }
-
-    pub fn write(&mut self, path: &str, off: u64, data: &[u8]) -> Result<()> {
-        let handle = self.handle(path)?;
-        with_key(self.fs(), |ready| self.fs().write(handle, off, data, false, ready))
-    }
-
     pub fn set_len(&mut self, path: &str, len: u64) -> Result<()> {
         self.handle(path)?;
         let id = self.find(path)?;
@@ -231,11 +214,6 @@ impl Rig {
     pub fn punch(&mut self, path: &str, off: u64, len: u64) -> Result<()> {
         let handle = self.handle(path)?;
         with_key(self.fs(), |ready| self.fs().fallocate(handle, off, len, Allocate::Punch, ready))
-    }
-
-    pub fn fsync(&mut self, path: &str) -> Result<()> {
-        let handle = self.handle(path)?;
-        self.fs().fsync(handle)
     }
 
     pub fn close(&mut self, path: &str) {
@@ -259,16 +237,6 @@ impl Rig {
         self.fs().link(id, dir, name).map(drop)
     }
 
-    pub fn remove(&mut self, path: &str) -> Result<()> {
-        let (dir, name) = self.parent(path)?;
-        if self.fs().lookup(dir, name)?.attr.kind == FileType::Directory {
-            return self.fs().rmdir(dir, name);
-        }
-        self.fs().unlink(dir, name)?;
-        self.close(path);
-        Ok(())
-    }
-
     pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         let ((dir, name), (new_dir, new_name)) = (self.parent(from)?, self.parent(to)?);
         self.fs().rename(dir, name, new_dir, new_name, RenameFlags::empty())?;
@@ -278,12 +246,53 @@ impl Rig {
         }
         Ok(())
     }
+}
 
-    pub fn fsync_dir(&mut self, path: &str) -> Result<()> {
+impl super::Volume for Rig {
+    fn create(&mut self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        let (_, handle) = self.fs().create(&CALLER, dir, name, libc::S_IFREG | 0o644)?;
+        self.open.insert(path.to_owned(), handle);
+        Ok(())
+    }
+
+    fn write(&mut self, path: &str, off: u64, data: &[u8]) -> Result<()> {
+        let handle = self.handle(path)?;
+        with_key(self.fs(), |ready| self.fs().write(handle, off, data, false, ready))
+    }
+
+    fn fsync(&mut self, path: &str) -> Result<()> {
+        let handle = self.handle(path)?;
+        self.fs().fsync(handle)
+    }
+
+    fn remove(&mut self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path)?;
+        if self.fs().lookup(dir, name)?.attr.kind == FileType::Directory {
+            return self.fs().rmdir(dir, name);
+        }
+        self.fs().unlink(dir, name)?;
+        self.close(path);
+        Ok(())
+    }
+
+    fn fsync_dir(&mut self, path: &str) -> Result<()> {
         let handle = self.fs().opendir(self.find(path)?)?;
         let synced = self.fs().fsyncdir(handle);
         self.fs().releasedir(handle)?;
         synced
+    }
+
+    fn root_ino(&self) -> u64 {
+        ino(self.dir.path())
+    }
+
+    fn before(&self) -> Vec<tap::Change> {
+        self.before.clone()
+    }
+
+    fn setup(&self) -> Setup {
+        self.setup.clone()
     }
 }
 

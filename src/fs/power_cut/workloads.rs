@@ -55,7 +55,7 @@ fn an_append_log_with_fsync() {
     judge_workload("append log", &Setup::safe(), append_log);
 }
 
-fn append_log(world: &mut World) {
+pub fn append_log<V: Volume>(world: &mut World<V>) {
     world.create("log");
     for n in 0..12 {
         world.append("log", [100, 3000, 4096, 9000][n % 4]);
@@ -69,7 +69,7 @@ fn random_overwrites_with_fsync() {
     judge_workload("random overwrites", &Setup::safe(), random_overwrites);
 }
 
-fn random_overwrites(world: &mut World) {
+pub fn random_overwrites<V: Volume>(world: &mut World<V>) {
     world.create("data");
     world.write("data", 0, 300_000);
     world.fsync("data");
@@ -252,7 +252,7 @@ fn a_database_commits() {
     judge_workload("database", &Setup::safe(), database);
 }
 
-fn database(world: &mut World) {
+pub fn database<V: Volume>(world: &mut World<V>) {
     world.create("db");
     world.write("db", 0, 40_960);
     world.fsync("db");
