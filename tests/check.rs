@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::io::{open_rw, pattern};
+use common::checking::{check, files_keys_are_withheld, of_kind, overwrite_and_kill};
+use common::io::{flip, open_rw, pattern};
 use common::mounted::text;
 use common::{AES, ALL, Mounted, SM4, SUITES, Setup, Suite};
-use kms_mock::{Fault, FaultKind};
+use kms_mock::FaultKind;
 use serde_json::Value;
 
 fn main() -> std::process::ExitCode {
@@ -30,26 +31,6 @@ fn main() -> std::process::ExitCode {
         .on(&[AES, SM4], bodies![names_and_links_are_verified])
         .on(&[AES], bodies![a_mounted_volume_is_only_read, a_repair_that_lacks_a_key_keeps_the_list])
         .run()
-}
-
-/// Exit code and the JSON document.
-fn check(m: &Mounted, args: &[&str]) -> (i32, Value) {
-    let done = m.command().arg("check").arg(m.backing()).arg("--json").args(args).output().unwrap();
-    let json = serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&done)));
-    (done.status.code().unwrap(), json)
-}
-
-/// The findings of a kind: path and block ranges.
-fn of_kind(json: &Value, kind: &str) -> Vec<(Option<String>, String)> {
-    let all = json["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == kind);
-    all.map(|f| (f["path"].as_str().map(str::to_owned), f["blocks"].to_string())).collect()
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = open_rw(path);
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
 fn fill(m: &Mounted) {
@@ -226,23 +207,6 @@ fn names_and_links_are_verified(setup: &Setup) {
     assert_eq!(check(&m, &[]).0, 0);
 }
 
-/// A file "over" with new versions in the slots and the redo file, none in the pages.
-fn overwrite_and_kill(m: &mut Mounted) {
-    let file = open_rw(&m.path("over"));
-    file.write_all_at(&vec![1; 400_000], 0).unwrap();
-    file.sync_all().unwrap();
-    drop(file);
-    m.remount();
-    let file = open_rw(&m.path("over"));
-    file.write_all_at(&vec![2; 50_000], 8192).unwrap();
-    common::within("the write-back", std::time::Duration::from_secs(20), {
-        let path = m.path("over");
-        move || common::io::seek_data(&File::open(path).unwrap(), 0).unwrap()
-    });
-    drop(file);
-    m.kill9();
-}
-
 fn a_killed_daemon_is_mended(setup: &Setup) {
     let mut m = Mounted::new(setup);
     fill(&m);
@@ -283,12 +247,6 @@ fn a_cut_file_keeps_what_its_redo_file_has(setup: &Setup) {
     assert_eq!(check(&m, &[]).0, 0);
     m.mount();
     assert!(fs::read(m.path("over")).unwrap() == before);
-}
-
-/// The KMS unwraps the volume's key, and then gives no file's.
-fn files_keys_are_withheld(m: &Mounted, kind: FaultKind) {
-    let fault = |times, kind| Fault { api: Some("decrypt".into()), times, kind };
-    m.kms().inject_all([fault(1, FaultKind::WithoutField("nothing".into())), fault(u32::MAX, kind)]);
 }
 
 fn a_repair_that_lacks_a_key_keeps_the_list(setup: &Setup) {

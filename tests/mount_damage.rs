@@ -4,9 +4,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use common::io::{Random, errno, open_rw, pattern};
+use common::io::{Random, errno, flip, open_rw, pattern};
 use common::mounted::text;
 use common::{AES, ALL, Mounted, SM4, SUITES, Setup, Suite};
 
@@ -42,13 +41,6 @@ fn main() -> std::process::ExitCode {
             ],
         )
         .run()
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = open_rw(path);
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
 /// At many places of files of several shapes: EIO or the same bytes.

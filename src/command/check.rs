@@ -288,8 +288,10 @@ impl Checker<'_> {
             bar.set_style(style);
         }
         while !done.load(Ordering::Relaxed) {
-            bar.set_length(self.report.counts.known.load(Ordering::Relaxed));
+            // The second one of two in a row is not drawn.
             bar.set_position(self.report.counts.read.load(Ordering::Relaxed));
+            bar.set_length(self.report.counts.known.load(Ordering::Relaxed));
+            bar.tick();
             std::thread::sleep(PROGRESS);
         }
         bar.finish_and_clear();

@@ -135,3 +135,11 @@ impl Drop for Map {
         unsafe { libc::munmap(self.at.cast(), self.len) };
     }
 }
+
+/// Changes one bit of the byte at `at`.
+pub fn flip(path: &Path, at: u64) {
+    let file = open_rw(path);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}

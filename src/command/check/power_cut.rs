@@ -64,6 +64,8 @@ fn damaged(report: &Report, found: &Found) -> Result<Unreadable, String> {
             (Severity::Damage, Kind::Header | Kind::Record | Kind::Short | Kind::Cut) => {
                 out.insert((id()?, None));
             }
+            // Its blocks are told, too.
+            (Severity::Damage, Kind::Map) => {}
             (Severity::Damage | Severity::Unchecked, _) => return Err(finding.text()),
             (Severity::Leftover | Severity::Note, _) => {}
         }
