@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What durability `safe` costs: the same rows on a mount with it, on one with `fast`, on gocryptfs (where it is installed)
 # and on the bare directory, interleaved. Everything here overwrites or syncs; new data costs the same in both.
-# Usage: scripts/bench-durability.sh [ROUNDS] [BACKING-PARENT]; needs fio, sqlite3 and root. The parent should be a disk.
+# Usage: scripts/bench-durability.sh [ROUNDS] [BACKING-PARENT]; needs fio, sqlite3 and root, and PostgreSQL for its row. The
+# parent should be a disk.
 # Prints medians, and ratios to `fast`; more is better in every row.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,24 +15,32 @@ bin=$(realpath "$bin")
 work=$(mktemp -d "$parent/kmsfs-bench.XXXXXX")
 export XDG_STATE_HOME=$work/state
 mounts=()
+for dir in /usr/lib/postgresql/*/bin; do
+    [ ! -x "$dir/initdb" ] || PATH=$PATH:$dir
+done
+as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --init-groups env "HOME=$work/home" "$@"); }
 clean() {
-    local mount
+    local mount dir
+    for dir in "$work"/*/pg/data; do
+        [ ! -e "$dir/postmaster.pid" ] || as_postgres pg_ctl -D "$dir" -m immediate stop >/dev/null 2>&1 || true
+    done
     for mount in "${mounts[@]}"; do umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap clean EXIT
+chmod 755 "$work"
 
 order=(bare) ; mkdir "$work/bare"
 for durability in fast safe; do
     mkdir "$work/$durability"
     "$bin" init --dev "$work/$durability.b" >/dev/null 2>&1
-    "$bin" mount --dev -o "durability=$durability" "$work/$durability.b" "$work/$durability"
+    "$bin" mount --dev -o "allow_other,durability=$durability" "$work/$durability.b" "$work/$durability"
     mounts+=("$work/$durability"); order+=("$durability")
 done
 if command -v gocryptfs >/dev/null; then
     mkdir "$work/g.b" "$work/gocryptfs"
     gocryptfs -q -init -extpass "echo bench" "$work/g.b" >/dev/null
-    gocryptfs -q -extpass "echo bench" "$work/g.b" "$work/gocryptfs"
+    gocryptfs -q -allow_other -extpass "echo bench" "$work/g.b" "$work/gocryptfs"
     mounts+=("$work/gocryptfs"); order+=(gocryptfs)
 fi
 
@@ -55,6 +64,17 @@ sql() { # database journal-mode commits
         for ((i = 0; i < $3; i++)); do echo "insert or replace into t values ($i % 200, hex(randomblob(400)));"; done
     } | sqlite3 "$1" >/dev/null
 }
+pgbench_rate() { # who: a new cluster, then 5 s of transactions by one client
+    local who=$1 pg=$work/$1/pg
+    install -d -o postgres -g postgres "$pg" "$pg/run"
+    as_postgres initdb -D "$pg/data" -A trust >/dev/null
+    as_postgres pg_ctl -D "$pg/data" -w -s -l "$pg/log" -o "-c listen_addresses= -k $pg/run" start
+    as_postgres pgbench -h "$pg/run" -q -i -s 5 postgres >/dev/null 2>&1
+    as_postgres pgbench -h "$pg/run" -T 5 postgres 2>/dev/null |
+        awk -v w="$who" '/^tps/ { printf "%s\t6 pgbench transactions, one client (1/s)\t%.3f\n", w, $3 }' >>"$out"
+    as_postgres pg_ctl -D "$pg/data" -w -s -m fast stop
+    rm -rf "$pg"
+}
 for ((round = 1; round <= rounds; round++)); do
     for who in "${order[@]}"; do
         d=$work/$who
@@ -74,6 +94,7 @@ for ((round = 1; round <= rounds; round++)); do
             rate "$who" "5 sqlite commits, journal_mode=$mode (1/s)" 200 "$s"
             rm -f "$d"/db*
         done
+        ! command -v initdb >/dev/null || pgbench_rate "$who"
     done
 done
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
