@@ -14,6 +14,8 @@ pub mod error;
 pub mod file_ops;
 pub mod handles;
 pub mod inodes;
+#[cfg(test)]
+mod mutation;
 pub mod namespace;
 pub mod open_files;
 #[cfg(test)]

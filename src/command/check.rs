@@ -6,7 +6,7 @@
 
 mod files;
 mod repair;
-mod report;
+pub mod report;
 mod salvage;
 mod walk;
 
@@ -86,7 +86,7 @@ pub fn run(args: &Check) -> Outcome {
     {
         return fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume");
     }
-    let (sessions, state_unknown) = sessions(&root, &volume_keys, args, &report)?;
+    let (sessions, state_unknown) = sessions(&root, &volume_keys, args.repair, &report)?;
     let crashed = sessions.crashed();
     let redo = Redo::new(root.as_fd(), crashed.clone()).or_exit(Exit::Volume, "cannot open the volume")?;
     let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: Durability::Fast });
@@ -148,6 +148,52 @@ pub fn run(args: &Check) -> Outcome {
     }
 }
 
+/// A volume that was opened, and the keys of its files.
+#[cfg(test)]
+pub struct Opened {
+    pub root: OwnedFd,
+    pub mode: NameMode,
+    pub name_max: usize,
+    pub volume_keys: VolumeKeys,
+    pub keys: Arc<Keys>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// What a check of all of a volume finds, and how it ends: for tests that have no KMS to ask.
+#[cfg(test)]
+pub fn findings(opened: Opened) -> Outcome<(Option<Exit>, Vec<Finding>)> {
+    let Opened { root, mode, name_max, volume_keys, keys, runtime } = opened;
+    let report = Report::default();
+    let (sessions, state_unknown) = sessions(&root, &volume_keys, false, &report)?;
+    let crashed = sessions.crashed();
+    let redo = Redo::new(root.as_fd(), crashed.clone()).or_exit(Exit::Volume, "cannot open the volume")?;
+    let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: Durability::Fast });
+    let checker = Checker {
+        root: root.as_fd(),
+        volume: &volume,
+        shared: volume.clone(),
+        mode,
+        name_max,
+        keys: Some(keys),
+        runtime,
+        depth: Depth::Blocks,
+        live: false,
+        state_unknown,
+        crashed: crashed.len(),
+        repair: false,
+        salvage: None,
+        threads: 1,
+        large: Mutex::default(),
+        outage: Mutex::default(),
+        put_back: AtomicBool::new(false),
+        unsettled: AtomicBool::new(false),
+        report,
+    };
+    checker.go(false);
+    let exit = checker.report.tally().exit();
+    Ok((exit, checker.report.take()))
+}
+
 fn verdict(exit: Exit, backing_dir: &Path) -> String {
     let backing_dir = backing_dir.display();
     match exit {
@@ -191,11 +237,11 @@ fn lock(root: &OwnedFd, args: &Check, report: &Report) -> Outcome<(Option<OwnedF
 }
 
 /// The sessions; without a state file that verifies, none is known not to have ended.
-fn sessions(root: &OwnedFd, keys: &VolumeKeys, args: &Check, report: &Report) -> Outcome<(Sessions, bool)> {
+fn sessions(root: &OwnedFd, keys: &VolumeKeys, repair: bool, report: &Report) -> Outcome<(Sessions, bool)> {
     match Sessions::open(root.as_fd(), keys.state.clone(), false) {
         Ok(sessions) => Ok((sessions, false)),
         Err(e @ StateError::Io(_)) => Err(e).or_exit(Exit::Volume, "cannot open the volume"),
-        Err(e) if args.repair => fail(
+        Err(e) if repair => fail(
             Exit::Volume,
             format!("{e}: put it back from a backup, or mount once with --reset-state; nothing was repaired"),
         ),

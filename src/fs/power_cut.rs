@@ -3,7 +3,7 @@
 
 mod disk;
 mod oracle;
-mod rig;
+pub(super) mod rig;
 mod workloads;
 
 use std::collections::BTreeMap;

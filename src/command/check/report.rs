@@ -296,6 +296,11 @@ impl Default for Report {
 }
 
 impl Report {
+    #[cfg(test)]
+    pub fn take(&self) -> Vec<Finding> {
+        std::mem::take(&mut *self.findings.lock())
+    }
+
     pub fn add(&self, finding: Finding) {
         self.findings.lock().push(finding);
     }

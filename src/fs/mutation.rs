@@ -1,0 +1,221 @@
+//! Changes made below the file system: each stored byte, page, entry and link of a volume is changed, and everything is
+//! read. What was changed gives an error that names the file, or reads as it was, or is one of those that
+//! docs/SECURITY.md lists under "Not detected", exactly as it is said there; and `check` finds what a mount refuses.
+//!
+//! [`corpus`] makes the volumes, [`kinds`] the changes, [`store`] applies them and puts them back, [`seen`] reads, and
+//! [`judge`] says what it was.
+
+mod corpus;
+mod judge;
+mod kinds;
+mod seen;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crypto::Suite;
+
+use super::power_cut::Random;
+use super::power_cut::rig::Setup;
+use corpus::Corpus;
+use judge::{Listed, Verdict};
+use kinds::{Ground, Mutation};
+use seen::{Seen, Wanted, check, look};
+use store::Work;
+
+/// What became of the changes of one kind.
+#[derive(Default)]
+struct Count {
+    tried: u64,
+    detected: u64,
+    identical: u64,
+    listed: BTreeMap<Listed, u64>,
+}
+
+/// Changes one volume, again and again.
+struct Trial<'a> {
+    corpus: &'a Corpus,
+    work: Work,
+    counts: BTreeMap<&'static str, Count>,
+    turn: u64,
+}
+
+impl<'a> Trial<'a> {
+    fn of(corpus: &'a Corpus) -> Self {
+        Self { corpus, work: Work::on(corpus.dir.path()), counts: BTreeMap::new(), turn: 0 }
+    }
+
+    fn all(&mut self, mutations: impl IntoIterator<Item = Mutation>) {
+        for mutation in mutations {
+            self.one(&mutation, true, || String::new());
+        }
+    }
+
+    /// One change: what was touched is read, and something that was not. With `read_only` false the mount may write.
+    fn one(&mut self, mutation: &Mutation, read_only: bool, seed: impl Fn() -> String) {
+        self.turn += 1;
+        let read: BTreeSet<_> = mutation.touches.iter().cloned().chain([b"size1".to_vec(), b"other".to_vec()]).collect();
+        // Where names were touched anything may lie anywhere.
+        let whole = mutation.steps.iter().any(|step| !matches!(step, store::Step::Bytes { .. } | store::Step::Len { .. }))
+            || mutation.touches.contains(&b""[..]);
+        let wanted = Wanted {
+            known: &self.corpus.now,
+            read: (!whole).then_some(&read),
+            blocks: &self.corpus.blocks,
+            read_only,
+        };
+        let turn = self.turn;
+        let corpus = self.corpus;
+        let verdict = self.work.with(&mutation.steps, !read_only, |at| {
+            // A repair of what a mount sets right is not what is asked: check comes first.
+            let checked = check(at);
+            match look(at, &wanted) {
+                Err(refused) => own_files_refused(mutation, &refused, &checked),
+                Ok(after) => {
+                    let (verdict, errors) = judge::judge(corpus, &mutation.touches, &mutation.allows, &after)?;
+                    let checked = checked.map_err(|e| format!("a mount is not refused, and check is: {e}"))?;
+                    judge::judge_check(corpus, &after, &errors, &checked)?;
+                    Ok(verdict)
+                }
+            }
+        });
+        let told = || format!("{}: {}: {}{}", corpus.name, mutation.kind, mutation.what, seed());
+        let verdict = verdict.unwrap_or_else(|e| panic!("change {turn}: {}: {e}\n{:?}", told(), short(&mutation.steps)));
+        assert!(!mutation.must || verdict == Verdict::Detected, "change {turn}: {}: {verdict:?}", told());
+        let count = self.counts.entry(mutation.kind).or_default();
+        count.tried += 1;
+        match verdict {
+            Verdict::Detected => count.detected += 1,
+            Verdict::Identical => count.identical += 1,
+            Verdict::Listed(listed) => *count.listed.entry(listed).or_default() += 1,
+        }
+    }
+
+    fn tell(&self) {
+        for (kind, count) in &self.counts {
+            println!(
+                "{} | {kind} | {} | {} | {} | {:?}",
+                self.corpus.name, count.tried, count.detected, count.identical, count.listed
+            );
+        }
+    }
+}
+
+/// A mount that is refused: only for what is the volume's own, and `check` says so too.
+fn own_files_refused(mutation: &Mutation, refused: &str, checked: &Checked) -> Result<Verdict, String> {
+    if !mutation.touches.contains(&b""[..]) {
+        return Err(format!("the mount is refused: {refused}"));
+    }
+    match checked {
+        Ok((_, findings)) if !judge::names_own_file(findings) => {
+            Err(format!("the mount is refused ({refused}), and check finds {findings:?}"))
+        }
+        _ => Ok(Verdict::Detected),
+    }
+}
+
+type Checked = Result<(Option<crate::cli::exit_code::Exit>, Vec<crate::command::check::report::Finding>), String>;
+
+fn short(steps: &[store::Step]) -> Vec<String> {
+    let one = |step: &store::Step| match step {
+        store::Step::Bytes { file, off, data } => format!("{} bytes at {off} of {file}", data.len()),
+        other => format!("{other:?}"),
+    };
+    steps.iter().map(one).collect()
+}
+
+fn scale() -> u64 {
+    std::env::var("KMSFS_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+fn first_seed() -> u64 {
+    std::env::var("KMSFS_MUTATION_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn aes() -> Setup {
+    Setup::encrypted_names()
+}
+
+fn sm4() -> Setup {
+    Setup { suite: Suite::Sm4Gcm, ..aes() }
+}
+
+/// Every byte of head pages and tag pages is changed: an error, or nothing is different.
+fn every_byte_of_the_pages_that_say_what_is_where(corpus: &Corpus) {
+    let ground = Ground::new(corpus);
+    let mut trial = Trial::of(corpus);
+    let mut random = Random(first_seed());
+    for (path, page) in [("two", 0), ("sparse", 0), ("sparse", 31), ("groups", 31)] {
+        let file = ground.file(path);
+        for byte in 0..4096 {
+            for _ in 0..scale().min(8) {
+                trial.all([ground.flip(file, page * 4096 + byte, random.below(8) as u8)]);
+            }
+        }
+    }
+    trial.tell();
+}
+
+#[test]
+fn every_byte_of_head_and_tag_pages_with_aes() {
+    every_byte_of_the_pages_that_say_what_is_where(&corpus::small("aes, bytes", &aes()));
+}
+
+#[test]
+fn every_byte_of_head_and_tag_pages_with_sm4() {
+    every_byte_of_the_pages_that_say_what_is_where(&corpus::small("sm4, bytes", &sm4()));
+}
+
+/// Everything else that can be done to a volume, one at a time.
+fn every_kind_of_change(corpus: &Corpus) {
+    let ground = Ground::new(corpus);
+    let mut trial = Trial::of(corpus);
+    let mut random = Random(first_seed());
+    let n = scale() as usize;
+    assert_eq!(differences_of_nothing(&mut trial), Vec::new(), "a volume that nobody changed is as it was");
+    trial.all(ground.flips(&mut random, 2 * n));
+    trial.all(ground.zeros());
+    trial.all(ground.pages(&mut random, 60 * n));
+    trial.all(ground.parts(&mut random, 60 * n));
+    trial.all(ground.older_parts(&mut random, 60 * n));
+    trial.all(ground.lengths());
+    trial.all(ground.entries());
+    trial.all(ground.markers());
+    trial.all(ground.long_links());
+    trial.all(ground.targets());
+    trial.all(ground.xattrs());
+    trial.all(ground.redo(&mut random));
+    trial.all(ground.own_files());
+    trial.tell();
+}
+
+fn differences_of_nothing(trial: &mut Trial<'_>) -> Vec<(seen::Path8, judge::Difference)> {
+    let wanted = Wanted { known: &Seen::default(), read: None, blocks: &trial.corpus.blocks, read_only: true };
+    let after = trial.work.with(&[], false, |at| look(at, &wanted)).expect("it mounts");
+    judge::differences(trial.corpus, &after)
+}
+
+#[test]
+fn changes_of_a_volume_with_aes() {
+    every_kind_of_change(&corpus::full("aes", &aes()));
+}
+
+#[test]
+fn changes_of_a_volume_with_sm4() {
+    every_kind_of_change(&corpus::full("sm4", &sm4()));
+}
+
+#[test]
+fn changes_of_a_volume_with_plain_names() {
+    every_kind_of_change(&corpus::full("plain names", &Setup::safe()));
+}
+
+#[test]
+fn changes_of_a_volume_with_shared_data_keys() {
+    every_kind_of_change(&corpus::full("shared keys", &Setup { files_per_data_key: 16, ..aes() }));
+}
+
+#[test]
+fn changes_of_a_volume_that_a_crash_has_left() {
+    every_kind_of_change(&corpus::crashed("crashed", &aes()));
+}
