@@ -146,9 +146,11 @@ impl Names<'_> {
         BASE64URL.decode(entry).is_ok_and(|bytes| bytes.len() >= 2 * PAD && bytes.len().is_multiple_of(PAD))
     }
 
-    /// Checks that the entry of a long name is the one its link names.
+    /// Checks that the entry of a long name is the one its link names, and that the name is one that is stored so: a
+    /// shorter one would be a second entry of its name.
     pub fn long_entry_matches(&self, entry: &[u8], whole: &[u8]) -> bool {
-        entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
+        whole.len() > self.name_max
+            && entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
     }
 
     /// A new directory's id and the target of its marker.

@@ -10,7 +10,7 @@ use crate::format::layout::{BLOCK_LEN, RECORD_AT};
 use crate::format::volume::NameMode;
 
 use super::corpus::Corpus;
-use super::seen::{Body, Object, Path8, Seen};
+use super::seen::{Body, Content, Got, Object, Path8, Seen};
 
 /// What is not detected: one value for each bullet of the list in docs/SECURITY.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +82,15 @@ impl Listed {
             (Self::Elsewhere, Difference::Xattr(name)) => {
                 let value = seen.and_then(|seen| seen.xattrs.get(name));
                 value.is_some() && corpus.now.objects.values().any(|other| other.xattrs.get(name) == value)
+            }
+            (Self::Elsewhere, Difference::Len(_) | Difference::Block(_)) => {
+                // The first page of another file: its size, and of its content what is there.
+                let is = |other: &Content, seen: &Content| {
+                    let same = |(n, block): (&u64, &Got<Vec<u8>>)| block.is_err() || other.blocks.get(n) == Some(block);
+                    other.size == seen.size && seen.blocks.iter().all(same)
+                };
+                let others = corpus.now.objects.values().filter_map(Object::content);
+                seen.and_then(Object::content).is_some_and(|seen| others.into_iter().any(|other| is(other, seen)))
             }
             (Self::Elsewhere, _) => {
                 // The whole of what is there is that of another entry.
@@ -174,7 +183,11 @@ pub fn differences(corpus: &Corpus, after: &Seen) -> Vec<(Path8, Difference)> {
     for (path, before) in &corpus.now.objects {
         let mut add = |difference| out.push((path.clone(), difference));
         let Some(object) = after.objects.get(path) else {
-            add(Difference::Missing);
+            // Below what cannot be looked at nothing is looked up.
+            let refused = |dir: &[u8]| after.objects.get(dir).is_some_and(|dir| dir.kind == Err(libc::EIO));
+            if !above(path).any(refused) {
+                add(Difference::Missing);
+            }
             continue;
         };
         match object.kind {
@@ -194,7 +207,9 @@ pub fn differences(corpus: &Corpus, after: &Seen) -> Vec<(Path8, Difference)> {
         if before.kind != object.kind {
             add(Difference::Kind);
         }
-        if before.size != object.size {
+        // What `stat` says of something that reading refuses is not believed.
+        let refused = matches!(object.body, Body::Link(Err(_)) | Body::File(Err(_)));
+        if before.size != object.size && !refused {
             add(Difference::Size(object.size));
         }
         for name in before.xattrs.keys().chain(object.xattrs.keys()).collect::<BTreeSet<_>>() {
@@ -238,6 +253,11 @@ pub fn differences(corpus: &Corpus, after: &Seen) -> Vec<(Path8, Difference)> {
         }
     }
     out
+}
+
+/// The directories that a path lies in.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    (0..path.len()).filter(|&at| path[at] == b'/').map(|at| &path[..at])
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -183,9 +183,16 @@ impl<'a> Ground<'a> {
                 continue;
             }
             let what = format!("page {i} of {} and page {j} of {} exchanged", shown(a), shown(b));
-            out.push(self.of_files(kind, what, &[a, b], vec![at(a, i, page(b, j)), at(b, j, page(a, i))]));
-            let what = format!("page {j} of {} over page {i} of {}", shown(b), shown(a));
-            out.push(self.of_files(kind, what, &[a], vec![at(a, i, page(b, j))]));
+            let swap = vec![at(a, i, page(b, j)), at(b, j, page(a, i))];
+            let over = vec![at(a, i, page(b, j))];
+            let what_over = format!("page {j} of {} over page {i} of {}", shown(b), shown(a));
+            let two = [self.of_files(kind, what, &[a, b], swap), self.of_files(kind, what_over, &[a], over)];
+            // With its header, record and slots a file is what the other was, as far as that is there.
+            let allows = |mutation: Mutation| Mutation {
+                allows: mutation.allows.iter().copied().chain([Listed::Elsewhere]).collect(),
+                ..mutation
+            };
+            out.extend(two.map(|mutation| if (i, j) == (0, 0) { allows(mutation) } else { mutation }));
         }
         out
     }
@@ -699,7 +706,7 @@ fn parent(path: &str) -> &str {
 }
 
 fn shown(file: &File) -> String {
-    String::from_utf8_lossy(&file.path).into_owned()
+    String::from_utf8_lossy(&file.path[..file.path.len().min(20)]).into_owned()
 }
 
 fn any_page(file: &File, random: &mut Random) -> usize {
