@@ -205,6 +205,42 @@ fn every_kind_of_change(corpus: &Corpus, thin: u64) {
     trial.end();
 }
 
+/// Several changes at once, in the kinds that can be told apart: parts of stored files; or entries, and flips. Half of the
+/// mounts may write.
+fn many_changes_at_once(corpus: &Corpus, runs: u64) {
+    let ground = Ground::new(corpus);
+    let mut trial = Trial::of(corpus);
+    let mut random = Random(first_seed());
+    let flips: Vec<_> = [ground.flips(&mut random, 2), ground.zeros()].concat();
+    let mut parts = [flips.clone(), ground.parts(&mut random, 60), ground.older_parts(&mut random, 60)].concat();
+    parts.extend([ground.lengths(), ground.pages(&mut random, 60), ground.redo(&mut random)].concat());
+    // What becomes another file is that no more with parts of a third.
+    parts.retain(|mutation| !mutation.allows.contains(&Listed::Elsewhere));
+    let names = [ground.entries(), ground.markers(), ground.long_links(), ground.targets(), ground.xattrs()].concat();
+    let any = |random: &mut Random, of: &[Mutation]| of[random.below(of.len() as u64) as usize].clone();
+    for seed in first_seed()..first_seed() + runs * scale() {
+        let mut random = Random(seed);
+        let mut all: Vec<Mutation> = Vec::new();
+        if random.below(2) == 0 {
+            (0..2 + random.below(5)).for_each(|_| all.push(any(&mut random, &parts)));
+        } else {
+            (0..1 + random.below(3)).for_each(|_| all.push(any(&mut random, &flips)));
+            all.push(any(&mut random, &names));
+        }
+        let what: Vec<_> = all.iter().map(|mutation| format!("{}: {}", mutation.kind, mutation.what)).collect();
+        let together = Mutation {
+            kind: "several at once",
+            what: what.join("; "),
+            steps: all.iter().flat_map(|mutation| mutation.steps.iter().cloned()).collect(),
+            touches: all.iter().flat_map(|mutation| mutation.touches.iter().cloned()).collect(),
+            allows: all.iter().flat_map(|mutation| mutation.allows.iter().copied()).collect(),
+            must: false,
+        };
+        trial.one(&together, random.below(2) == 0, || format!("; KMSFS_MUTATION_SEED={seed}"));
+    }
+    trial.end();
+}
+
 fn differences_of_nothing(trial: &mut Trial<'_>) -> Vec<(seen::Path8, judge::Difference)> {
     let wanted = Wanted { known: &Seen::default(), read: None, blocks: &trial.corpus.blocks, read_only: true };
     let after = trial.work.with(&[], false, |at| look(at, &wanted)).expect("it mounts");
@@ -234,4 +270,14 @@ fn changes_of_a_volume_with_shared_data_keys() {
 #[test]
 fn changes_of_a_volume_that_a_crash_has_left() {
     every_kind_of_change(&corpus::crashed("crashed", &aes()), 3);
+}
+
+#[test]
+fn many_changes_of_a_volume_at_once() {
+    many_changes_at_once(&corpus::full("several", &aes()), 600);
+}
+
+#[test]
+fn many_changes_at_once_of_a_volume_that_a_crash_has_left() {
+    many_changes_at_once(&corpus::crashed("several, crashed", &sm4()), 300);
 }

@@ -61,7 +61,9 @@ impl Listed {
             (Self::PutBack, Difference::Extra) => seen.is_some_and(|seen| past.contains(&seen)),
             (Self::PutBack, Difference::Size(size)) => past.iter().any(|older| older.size == *size),
             (Self::PutBack, Difference::Len(size)) => {
-                past.iter().any(|older| older.content().is_some_and(|content| content.size == *size))
+                let least = synced(&corpus.older_dir, &corpus.history[0], path).filter(|_| corpus.crashed);
+                let is = |was: u64| was == *size || least.is_some_and(|least| (least..was).contains(size));
+                past.iter().any(|older| older.content().is_some_and(|content| is(content.size)))
             }
             (Self::PutBack | Self::Unclean, Difference::Block(n)) => {
                 let bytes = block_of(seen, *n);
@@ -87,30 +89,35 @@ impl Listed {
                 // The first page of another file: its size, and of its content what is there.
                 let is = |other: &Content, seen: &Content| {
                     let same = |(n, block): (&u64, &Got<Vec<u8>>)| block.is_err() || other.blocks.get(n) == Some(block);
-                    other.size == seen.size && seen.blocks.iter().all(same)
+                    let size = other.size == seen.size || (corpus.crashed && seen.size < other.size);
+                    size && seen.blocks.iter().all(same)
                 };
                 let others = corpus.now.objects.values().filter_map(Object::content);
                 seen.and_then(Object::content).is_some_and(|seen| others.into_iter().any(|other| is(other, seen)))
             }
             (Self::Elsewhere, _) => {
-                // The whole of what is there is that of another entry.
-                let other = |other: &Object| {
-                    seen.is_some_and(|seen| {
-                        (&other.kind, other.size, &other.xattrs, &other.body)
-                            == (&seen.kind, seen.size, &seen.xattrs, &seen.body)
-                    })
+                // The whole of what is there is that of another entry, as far as it can be read.
+                let is = |other: &Object, seen: &Object| {
+                    let body = match (&other.body, &seen.body) {
+                        (_, Body::Dir(Err(_)) | Body::Link(Err(_)) | Body::File(Err(_))) => true,
+                        (Body::File(Ok(other)), Body::File(Ok(seen))) => seen
+                            .blocks
+                            .iter()
+                            .all(|(n, block)| block.is_err() || other.blocks.get(n) == Some(block)),
+                        (other, seen) => other == seen,
+                    };
+                    body && (&other.kind, other.size, &other.xattrs) == (&seen.kind, seen.size, &seen.xattrs)
                 };
-                corpus.now.objects.values().any(other)
+                seen.is_some_and(|seen| corpus.now.objects.values().any(|other| is(other, seen)))
             }
             (Self::NoMarker, Difference::Missing | Difference::Unlisted) => true,
             (Self::Unclean, Difference::Len(size)) => {
                 now.and_then(Object::content).is_some_and(|content| *size < content.size)
-                    && synced(corpus, path).is_some_and(|synced| *size >= synced)
+                    && synced(&corpus.dir, &corpus.now, path).is_some_and(|synced| *size >= synced)
             }
             (Self::Unclean | Self::SizeBeforeOpening, Difference::Size(size)) => {
                 // What opening shows is judged by itself.
                 seen.and_then(Object::content).is_none_or(|content| content.size != *size)
-                    || (self == Self::Unclean && synced(corpus, path).is_some_and(|synced| *size >= synced))
             }
             (Self::PlainNames, Difference::Block(_) | Difference::Len(_) | Difference::Size(_)) => false,
             (Self::PlainNames, _) => corpus.setup.names == NameMode::Plain,
@@ -130,9 +137,9 @@ impl Listed {
 }
 
 /// The record's size that a barrier made durable: it stands in clear.
-fn synced(corpus: &Corpus, path: &[u8]) -> Option<u64> {
+fn synced(dir: &tempfile::TempDir, seen: &Seen, path: &[u8]) -> Option<u64> {
     use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open(corpus.dir.path().join(corpus.now.stored.get(path)?)).ok()?;
+    let file = std::fs::File::open(dir.path().join(seen.stored.get(path)?)).ok()?;
     let mut synced = [0; 8];
     file.read_exact_at(&mut synced, RECORD_AT as u64 + 16).ok()?;
     Some(u64::from_le_bytes(synced))
@@ -207,9 +214,14 @@ pub fn differences(corpus: &Corpus, after: &Seen) -> Vec<(Path8, Difference)> {
         if before.kind != object.kind {
             add(Difference::Kind);
         }
-        // What `stat` says of something that reading refuses is not believed.
-        let refused = matches!(object.body, Body::Link(Err(_)) | Body::File(Err(_)));
-        if before.size != object.size && !refused {
+        // What `stat` says is compared where it is not what opening or reading says, which is compared below; and of
+        // something that reading refuses it is not believed.
+        let told_below = match &object.body {
+            Body::Link(target) => target.as_ref().map_or(true, |target| target.len() as u64 == object.size),
+            Body::File(content) => content.as_ref().map_or(true, |content| content.size == object.size),
+            _ => false,
+        };
+        if before.size != object.size && !told_below {
             add(Difference::Size(object.size));
         }
         for name in before.xattrs.keys().chain(object.xattrs.keys()).collect::<BTreeSet<_>>() {
