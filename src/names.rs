@@ -262,6 +262,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_name_stored_as_long_ones_are_is_foreign() {
+        let keys = keys(Suite::Aes256Gcm);
+        let StoredName::Short(whole) = names(&keys).store(&[0; 16], b"short").expect("stores") else { panic!("long") };
+        let entry = [LONG_PREFIX, BASE64URL.encode(hash(Suite::Aes256Gcm, &whole)).as_bytes()].concat();
+        assert!(!names(&keys).long_entry_matches(&entry, &whole), "it would be listed twice");
+    }
+
+    #[test]
     fn reserved_illegal_and_overlong_names_are_refused() {
         assert_eq!(Names::check(b"kmsfs.volume"), Err(NameError::Reserved));
         assert_eq!(Names::check(b"a/b"), Err(NameError::Illegal));

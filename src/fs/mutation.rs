@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::crypto::Suite;
 
 use super::power_cut::Random;
-use super::power_cut::rig::Setup;
+use super::power_cut::rig::{Rig, Setup};
 use corpus::Corpus;
 use judge::{Listed, Verdict};
 use kinds::{Ground, Mutation};
@@ -270,6 +270,82 @@ fn changes_of_a_volume_with_shared_data_keys() {
 #[test]
 fn changes_of_a_volume_that_a_crash_has_left() {
     every_kind_of_change(&corpus::crashed("crashed", &aes()), 3);
+}
+
+/// What is found in `path` of a volume as it lies in `at`.
+fn content_of(at: &std::path::Path, path: &str, blocks: &[u64]) -> seen::Got<seen::Content> {
+    let blocks = BTreeMap::from([(path.as_bytes().to_vec(), blocks.to_vec())]);
+    let wanted = Wanted { known: &Seen::default(), read: None, blocks: &blocks, read_only: true };
+    match &look(at, &wanted).expect("it mounts").objects[path.as_bytes()].body {
+        seen::Body::File(content) => content.clone(),
+        other => panic!("{path} is {other:?}"),
+    }
+}
+
+fn change(at: &std::path::Path, path: &str, change: impl FnOnce(&std::fs::File)) {
+    change(&std::fs::File::options().read(true).write(true).open(at.join(path)).expect("opens"));
+}
+
+/// Data in a hole makes its group complete. Its bit waited for one more barrier than the data, and was forgotten if the
+/// file was closed before: zeros in the place of its slots were a hole then.
+#[test]
+fn a_zeroed_page_of_slots_is_no_hole_in_a_group_that_was_filled() {
+    use std::os::unix::fs::FileExt;
+    let mut rig = Rig::new(&Setup::safe());
+    corpus::write_volume_file(&rig, &Setup::safe());
+    rig.create("sparse").expect("creates");
+    rig.write("sparse", 200 * 4096, b"end").expect("writes");
+    rig.remount();
+    rig.write("sparse", 100 * 4096, b"filled").expect("writes");
+    rig.remount();
+    let at = rig.path();
+    let read = || content_of(at, "sparse", &[64, 100, 128, 200]).expect("opens").blocks;
+    assert!(read().values().all(Result::is_ok));
+    change(at, "sparse", |file| file.write_all_at(&[0; 4096], 66 * 4096).expect("writes"));
+    let after = read();
+    assert_eq!((&after[&64], &after[&100]), (&Err(libc::EIO), &Err(libc::EIO)));
+    assert!(after[&128].is_ok() && after[&200].is_ok(), "its neighbours");
+}
+
+/// The size is not known then, and the stored length may be any.
+#[test]
+fn a_check_ends_though_a_file_has_no_record_and_any_length() {
+    use std::os::unix::fs::FileExt;
+    let mut rig = Rig::new(&Setup::safe());
+    corpus::write_volume_file(&rig, &Setup::safe());
+    rig.create("file").expect("creates");
+    rig.write("file", 0, &[1; 5000]).expect("writes");
+    rig.remount();
+    change(rig.path(), "file", |file| {
+        file.write_all_at(&[0; 64], 4032).expect("writes");
+        file.set_len(i64::MAX as u64).expect("as long as can be");
+    });
+    let (exit, findings) = check(rig.path()).expect("checks");
+    assert_eq!(exit, Some(crate::cli::exit_code::Exit::Damage));
+    assert!(findings.iter().any(|finding| finding.kind.name() == "record"), "{findings:?}");
+    assert_eq!(content_of(rig.path(), "file", &[]), Err(libc::EIO));
+}
+
+/// A crash may keep the record of a size that was never synced, and lose the pages and maps in between. The end is looked
+/// for where something is stored, not block by block.
+#[test]
+fn a_lost_end_of_a_terabyte_is_cut_off_at_once() {
+    let mut rig = Rig::new(&Setup::safe());
+    corpus::write_volume_file(&rig, &Setup::safe());
+    rig.create("file").expect("creates");
+    rig.write("file", 0, &[1; 5000]).expect("writes");
+    rig.fsync("file").expect("syncs");
+    rig.set_len("file", 1 << 40).expect("grows");
+    let dir = super::power_cut::rig::fresh_dir();
+    store::copy_tree(rig.path(), dir.path());
+    change(dir.path(), "file", |file| {
+        let len = file.metadata().expect("exists").len();
+        file.set_len(3 * 4096).expect("cuts");
+        file.set_len(len).expect("grows");
+    });
+    let content = content_of(dir.path(), "file", &[0, 1]).expect("opens");
+    assert_eq!(content.size, 5000, "what was synced");
+    assert!(content.blocks.values().all(Result::is_ok));
 }
 
 #[test]

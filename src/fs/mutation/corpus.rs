@@ -98,7 +98,7 @@ fn build(
     corpus
 }
 
-fn write_volume_file(rig: &Rig, setup: &Setup) {
+pub fn write_volume_file(rig: &Rig, setup: &Setup) {
     let keys = rig::volume_keys(setup.suite);
     let volume = Volume {
         id: rig::VOLUME_ID,

@@ -115,9 +115,14 @@ impl Listed {
                 now.and_then(Object::content).is_some_and(|content| *size < content.size)
                     && synced(&corpus.dir, &corpus.now, path).is_some_and(|synced| *size >= synced)
             }
-            (Self::Unclean | Self::SizeBeforeOpening, Difference::Size(size)) => {
-                // What opening shows is judged by itself.
+            // What opening shows is judged by itself.
+            (Self::SizeBeforeOpening, Difference::Size(size)) => {
                 seen.and_then(Object::content).is_none_or(|content| content.size != *size)
+            }
+            (Self::Unclean, Difference::Size(size)) => {
+                let shorter = |seen: &Content, now: &Content| seen.size < now.size && seen.size != *size;
+                let both = seen.and_then(Object::content).zip(now.and_then(Object::content));
+                both.is_some_and(|(seen, now)| shorter(seen, now))
             }
             (Self::PlainNames, Difference::Block(_) | Difference::Len(_) | Difference::Size(_)) => false,
             (Self::PlainNames, _) => corpus.setup.names == NameMode::Plain,
