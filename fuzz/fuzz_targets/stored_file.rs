@@ -127,7 +127,9 @@ fn apply(fixture: &Fixture, file: &File, edit: &Edit) {
             let at = u64::from(off) % len;
             file.write_all_at(&[read(at, 1)[0] ^ with], at).expect("writes");
         }
-        Edit::Zero { page } => file.write_all_at(&[0; BLOCK_LEN], u64::from(page) % (len / BLOCK) * BLOCK).expect("writes"),
+        Edit::Zero { page } => {
+            file.write_all_at(&[0; BLOCK_LEN], u64::from(page) % (len / BLOCK) * BLOCK).expect("writes")
+        }
         Edit::Len(new) => file.set_len(new % (1 << 36)).expect("sets"),
         Edit::LenOf(size) => file.set_len(stored_len(size % (1 << 36))).expect("sets"),
         Edit::Slot { from, to, half } => {
@@ -136,7 +138,8 @@ fn apply(fixture: &Fixture, file: &File, edit: &Edit) {
             file.write_all_at(bytes, at).expect("writes");
         }
         Edit::Record { session, sparse, newest, size, synced } => {
-            let size = size % (1 << 36);
+            // Every block of a file that is not sparse is read, whether it is there or not.
+            let size = size % if sparse { 1 << 36 } else { 1 << 24 };
             let (session, epoch, seals) = (session.into(), 0, 0);
             let record = Record { session, epoch, sparse, newest, size, synced: synced.min(size), seals };
             file.write_all_at(&record.to_bytes(&fixture.record.record), RECORD_AT as u64).expect("writes");
