@@ -49,23 +49,21 @@ impl<'a> Trial<'a> {
 
     fn all(&mut self, mutations: impl IntoIterator<Item = Mutation>) {
         for mutation in mutations {
-            self.one(&mutation, true, || String::new());
+            self.one(&mutation, true, String::new);
         }
     }
 
     /// One change: what was touched is read, and something that was not. With `read_only` false the mount may write.
     fn one(&mut self, mutation: &Mutation, read_only: bool, seed: impl Fn() -> String) {
         self.turn += 1;
-        let read: BTreeSet<_> = mutation.touches.iter().cloned().chain([b"size1".to_vec(), b"other".to_vec()]).collect();
+        let read: BTreeSet<_> =
+            mutation.touches.iter().cloned().chain([b"size1".to_vec(), b"other".to_vec()]).collect();
         // Where names were touched anything may lie anywhere.
-        let whole = mutation.steps.iter().any(|step| !matches!(step, store::Step::Bytes { .. } | store::Step::Len { .. }))
-            || mutation.touches.contains(&b""[..]);
-        let wanted = Wanted {
-            known: &self.corpus.now,
-            read: (!whole).then_some(&read),
-            blocks: &self.corpus.blocks,
-            read_only,
-        };
+        let whole =
+            mutation.steps.iter().any(|step| !matches!(step, store::Step::Bytes { .. } | store::Step::Len { .. }))
+                || mutation.touches.contains(&b""[..]);
+        let wanted =
+            Wanted { known: &self.corpus.now, read: (!whole).then_some(&read), blocks: &self.corpus.blocks, read_only };
         let turn = self.turn;
         let corpus = self.corpus;
         let verdict = self.work.with(&mutation.steps, !read_only, |at| {

@@ -88,7 +88,8 @@ fn build(
     let dir = copy(&rig);
     if !crash {
         // The copy was made under a mount: its session ends here.
-        crate::fs::mutation::seen::mount(dir.path(), false).map(|fs| fs.volume().sessions.end_all(&fs.volume().redo))
+        crate::fs::mutation::seen::mount(dir.path(), false)
+            .map(|fs| fs.volume().sessions.end_all(&fs.volume().redo))
             .expect("mounts")
             .expect("ends");
     }
@@ -136,8 +137,7 @@ pub fn target(len: usize) -> String {
 }
 
 /// The sizes round each edge of the layout: block, head page, first group.
-const SIZES: [usize; 9] =
-    [0, 1, 4095, 4096, 4097, 30 * 4 * KIB, 30 * 4 * KIB + 1, 64 * 4 * KIB, 64 * 4 * KIB + 1];
+const SIZES: [usize; 9] = [0, 1, 4095, 4096, 4097, 30 * 4 * KIB, 30 * 4 * KIB + 1, 64 * 4 * KIB, 64 * 4 * KIB + 1];
 
 fn tree(rig: &mut Rig) {
     for size in SIZES {

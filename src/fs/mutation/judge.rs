@@ -100,10 +100,9 @@ impl Listed {
                 let is = |other: &Object, seen: &Object| {
                     let body = match (&other.body, &seen.body) {
                         (_, Body::Dir(Err(_)) | Body::Link(Err(_)) | Body::File(Err(_))) => true,
-                        (Body::File(Ok(other)), Body::File(Ok(seen))) => seen
-                            .blocks
-                            .iter()
-                            .all(|(n, block)| block.is_err() || other.blocks.get(n) == Some(block)),
+                        (Body::File(Ok(other)), Body::File(Ok(seen))) => {
+                            seen.blocks.iter().all(|(n, block)| block.is_err() || other.blocks.get(n) == Some(block))
+                        }
                         (other, seen) => other == seen,
                     };
                     body && (&other.kind, other.size, &other.xattrs) == (&seen.kind, seen.size, &seen.xattrs)
@@ -126,14 +125,14 @@ impl Listed {
             }
             (Self::PlainNames, Difference::Block(_) | Difference::Len(_) | Difference::Size(_)) => false,
             (Self::PlainNames, _) => corpus.setup.names == NameMode::Plain,
-            (Self::NoContent, Difference::Kind | Difference::Size(_) | Difference::Len(_)) => seen.is_some_and(|seen| {
-                match &seen.body {
+            (Self::NoContent, Difference::Kind | Difference::Size(_) | Difference::Len(_)) => {
+                seen.is_some_and(|seen| match &seen.body {
                     Body::Other => true,
                     Body::Dir(Ok(names)) => names.is_empty(),
                     Body::File(Ok(content)) => content.size == 0,
                     _ => false,
-                }
-            }),
+                })
+            }
             (Self::NoContent, Difference::Missing) => true,
             (Self::NoContent, Difference::Xattr(name)) => seen.is_some_and(|seen| !seen.xattrs.contains_key(name)),
             _ => false,

@@ -238,10 +238,7 @@ impl Look<'_> {
             let (off, len) = (block * BLOCK, (size - block * BLOCK).min(BLOCK) as usize);
             self.fs
                 .read(handle, off, len, |bytes| bytes.map(<[u8]>::to_vec))
-                .map(|bytes| {
-                    assert_eq!(bytes.len(), len, "a short read inside the file");
-                    bytes
-                })
+                .inspect(|bytes| assert_eq!(bytes.len(), len, "a short read inside the file"))
                 .map_err(|e| e.errno())
         };
         let blocks =

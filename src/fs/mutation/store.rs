@@ -15,18 +15,38 @@ use crate::fs::power_cut::rig;
 /// One change that somebody makes below the file system. Paths are stored ones, under the backing directory.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Bytes { file: String, off: u64, data: Vec<u8> },
-    Len { file: String, len: u64 },
+    Bytes {
+        file: String,
+        off: u64,
+        data: Vec<u8>,
+    },
+    Len {
+        file: String,
+        len: u64,
+    },
     Remove(String),
-    Rename { from: String, to: String },
+    Rename {
+        from: String,
+        to: String,
+    },
     Exchange(String, String),
-    Symlink { at: String, target: Vec<u8> },
+    Symlink {
+        at: String,
+        target: Vec<u8>,
+    },
     Fifo(String),
     Empty(String),
     Mkdir(String),
     /// What lies at `from`, in any directory, is put at `to`.
-    Copy { from: PathBuf, to: String },
-    Xattr { at: String, name: String, value: Option<Vec<u8>> },
+    Copy {
+        from: PathBuf,
+        to: String,
+    },
+    Xattr {
+        at: String,
+        name: String,
+        value: Option<Vec<u8>>,
+    },
 }
 
 impl Step {

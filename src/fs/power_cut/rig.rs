@@ -83,7 +83,8 @@ pub fn runtime() -> tokio::runtime::Handle {
 
 /// One cache for all mounts with a suite and a number of files per data key: the keys of a volume are asked for once.
 pub fn keys(suite: Suite, files_per_data_key: u32) -> Arc<Keys> {
-    static KEYS: LazyLock<Mutex<HashMap<(&'static str, u32), Arc<Keys>>>> = LazyLock::new(Mutex::default);
+    type Caches = HashMap<(&'static str, u32), Arc<Keys>>;
+    static KEYS: LazyLock<Mutex<Caches>> = LazyLock::new(Mutex::default);
     let make = || {
         let spec = if suite == Suite::Aes256Gcm { KeySpec::Aes256 } else { KeySpec::Sm4_128 };
         let mut config = KeysConfig::new("cmk", spec);
@@ -106,12 +107,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn safe() -> Self {
-        Self {
-            names: NameMode::Plain,
-            durability: Durability::Safe,
-            suite: Suite::Aes256Gcm,
-            files_per_data_key: 1,
-        }
+        Self { names: NameMode::Plain, durability: Durability::Safe, suite: Suite::Aes256Gcm, files_per_data_key: 1 }
     }
 
     pub fn encrypted_names() -> Self {
