@@ -67,13 +67,18 @@ impl<'a> Trial<'a> {
         let turn = self.turn;
         let corpus = self.corpus;
         let verdict = self.work.with(&mutation.steps, !read_only, |at| {
-            // A repair of what a mount sets right is not what is asked: check comes first.
-            let checked = check(at);
+            // What a mount that writes sets right is not there to be found after it.
+            let before = (!read_only).then(|| check(at));
             match look(at, &wanted) {
-                Err(refused) => own_files_refused(mutation, &refused, &checked),
+                Err(refused) => own_files_refused(mutation, &refused, &before.unwrap_or_else(|| check(at))),
                 Ok(after) => {
                     let (verdict, errors) = judge::judge(corpus, &mutation.touches, &mutation.allows, &after)?;
-                    let checked = checked.map_err(|e| format!("a mount is not refused, and check is: {e}"))?;
+                    if before.is_none() && errors.is_empty() && !turn.is_multiple_of(4) {
+                        return Ok(verdict);
+                    }
+                    let checked = before
+                        .unwrap_or_else(|| check(at))
+                        .map_err(|e| format!("a mount is not refused, and check is: {e}"))?;
                     judge::judge_check(corpus, &after, &errors, &checked)?;
                     Ok(verdict)
                 }
