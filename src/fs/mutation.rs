@@ -218,6 +218,10 @@ fn many_changes_at_once(corpus: &Corpus, runs: u64) {
     let flips: Vec<_> = [ground.flips(&mut random, 2), ground.zeros()].concat();
     let mut parts = [flips.clone(), ground.parts(&mut random, 60), ground.older_parts(&mut random, 60)].concat();
     parts.extend([ground.lengths(), ground.pages(&mut random, 60), ground.redo(&mut random)].concat());
+    // A time at which the volume was mounted: what was written then is not settled any more.
+    parts.extend(
+        ground.own_files().into_iter().filter(|mutation| mutation.allows.contains(&Listed::PutBack)).cycle().take(60),
+    );
     // What becomes another file is that no more with parts of a third.
     parts.retain(|mutation| !mutation.allows.contains(&Listed::Elsewhere));
     let names = [ground.entries(), ground.markers(), ground.long_links(), ground.targets(), ground.xattrs()].concat();
