@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid,
+};
 use rustix::io::Errno;
 
 #[cfg(test)]
@@ -57,9 +59,14 @@ pub fn open_dir(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     rustix::fs::openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a regular file for reading.
+/// Opens a regular file for reading. Anything else is EINVAL, and is not opened: a FIFO would wait for ever for somebody
+/// who writes, and a device may act.
 pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-    rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(stat(fd.as_fd())?.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    reopen(fd.as_fd(), OFlags::RDONLY)
 }
 
 /// Makes and opens a regular file that must not exist, for reading and writing.
@@ -392,10 +399,11 @@ pub fn try_lock(fd: BorrowedFd<'_>, exclusive: bool) -> Result<bool> {
     }
 }
 
-/// Creates or opens the lock file.
+/// Creates or opens the lock file; does not wait where that is none.
 pub fn open_lock_file(dir: BorrowedFd<'_>, name: &str, read_only: bool) -> Result<OwnedFd> {
     let flags = if read_only { OFlags::RDONLY } else { OFlags::RDWR | OFlags::CREATE };
-    rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))
 }
 
 /// Sets the umask of the calling thread, which gets one of its own at the first call. False if the system refuses:

@@ -316,10 +316,12 @@ impl Content {
         let mut scratch = Scratch::new();
         while self.size > synced {
             let last = (self.size - 1) / BLOCK;
-            if self.read_blocks(last, 1, &mut scratch).is_ok() {
-                break;
-            }
-            self.size = (last * BLOCK).max(synced);
+            let first = match self.read_blocks(last, 1, &mut scratch) {
+                Ok(()) => break,
+                Err(ContentError::Missing { .. }) => self.first_missing(last).unwrap_or(last),
+                Err(_) => last,
+            };
+            self.size = (first * BLOCK).max(synced);
             self.tail_zero = if self.size.is_multiple_of(BLOCK) { Some(true) } else { None };
         }
     }

@@ -146,9 +146,11 @@ impl Names<'_> {
         BASE64URL.decode(entry).is_ok_and(|bytes| bytes.len() >= 2 * PAD && bytes.len().is_multiple_of(PAD))
     }
 
-    /// Checks that the entry of a long name is the one its link names.
+    /// Checks that the entry of a long name is the one its link names, and that the name is one that is stored so: a
+    /// shorter one would be a second entry of its name.
     pub fn long_entry_matches(&self, entry: &[u8], whole: &[u8]) -> bool {
-        entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
+        whole.len() > self.name_max
+            && entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
     }
 
     /// A new directory's id and the target of its marker.
@@ -257,6 +259,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_short_name_stored_as_long_ones_are_is_foreign() {
+        let keys = keys(Suite::Aes256Gcm);
+        let StoredName::Short(whole) = names(&keys).store(&[0; 16], b"short").expect("stores") else { panic!("long") };
+        let entry = [LONG_PREFIX, BASE64URL.encode(hash(Suite::Aes256Gcm, &whole)).as_bytes()].concat();
+        assert!(!names(&keys).long_entry_matches(&entry, &whole), "it would be listed twice");
     }
 
     #[test]

@@ -5,16 +5,28 @@
 use kmsfs::crypto::Suite;
 use kmsfs::crypto::derive::MacKey;
 use kmsfs::crypto::secret::SecretBytes;
-use kmsfs::format::block::Slot;
+use kmsfs::format::block::{Shape, Slot};
 use kmsfs::format::file_header::FileHeader;
-use kmsfs::format::record::Record;
+use kmsfs::format::record::{MapBits, Record, map_record_from_bytes, map_record_to_bytes};
 use kmsfs::format::state::State;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let key = MacKey::new(Suite::Aes256Gcm, &SecretBytes::copy_of(&[7; 32]).expect("fits"));
     if let Some(slot) = bytes.get(..64) {
-        Slot::from_bytes(slot).shape();
+        let slot = Slot::from_bytes(slot);
+        if let Shape::Data { newer, older } = slot.shape() {
+            // What is named to be tried is there, and the newer is not the older.
+            assert!(slot.version(newer).is_some() && older.is_none_or(|older| slot.version(older).is_some()));
+            assert!(older != Some(newer));
+        }
+    }
+    if let Some(bits) = bytes.get(..32) {
+        let (region, m) = (u64::from(bits[0]), usize::from(bits[1] % 16));
+        let bits: MapBits = bits.try_into().expect("32 bytes");
+        let stored = map_record_to_bytes(&key, region, m, &bits);
+        assert_eq!(map_record_from_bytes(&key, region, m, &stored), Ok(bits));
+        assert!(map_record_from_bytes(&key, region + 1, m, &stored).is_err());
     }
     let mut header = [0; 1024];
     let n = bytes.len().min(992);

@@ -8,7 +8,7 @@ mod files;
 #[cfg(test)]
 mod power_cut;
 mod repair;
-mod report;
+pub mod report;
 mod salvage;
 mod walk;
 

@@ -229,6 +229,12 @@ impl<'v> Exam<'v> {
             let next = layout::held(stored.min(data_page(end - 1) + 1)).min(end);
             let stop =
                 if next >= end { end } else { layout::slot_page_blocks(next).start.max(page_blocks.end.min(end)) };
+            if self.record.is_none() {
+                // Nothing says that a hole may be here. The stored length may be any: not group by group.
+                found.seen += stop - block;
+                found.add(block..stop, Trouble::Missing);
+                block = stop;
+            }
             while block < stop {
                 let part = block..layout::slot_page_blocks(block).end.min(stop);
                 found.seen += part.end - part.start;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::format::layout::SLOT_LEN;
 
+use super::pages::slot_in;
 use super::round::Waiting;
 use super::*;
 
@@ -143,6 +144,52 @@ impl Content {
             block += 1;
         }
         Ok(if data { None } else { Some(self.size) })
+    }
+
+    /// The first of the blocks up to `last` that have no version, one after the other, though their groups are complete;
+    /// `last` is one. A file may have lost a terabyte so: where the backing has a hole there are neither slots nor maps,
+    /// and it is passed without reading.
+    pub(super) fn first_missing(&self, last: u64) -> Result<u64> {
+        let hole = self.hole_around(slot_place(last).0)?;
+        let mut first = layout::slot_page_blocks(last).start;
+        if hole.is_empty() {
+            let slots = self.pages.load(slot_place(last).0, self.file.as_fd())?;
+            let missing = (first..=last).rev().take_while(|&block| slot_in(&slots, block) == Slot::EMPTY);
+            return Ok(missing.last().unwrap_or(last));
+        }
+        while first > 0 {
+            let region = (first - 1) / layout::REGION_BLOCKS;
+            let before = layout::slot_page_blocks(first - 1).start;
+            if hole.contains(&(region * layout::REGION_PAGES)) {
+                // No map of it verifies, so all of it counts as complete.
+                first = region * layout::REGION_BLOCKS;
+            } else if hole.contains(&slot_place(before).0) && !self.skips(before)? {
+                first = before;
+            } else {
+                break;
+            }
+        }
+        self.pages.trim();
+        Ok(first)
+    }
+
+    /// The pages up to `page` in which the backing has nothing stored, one after the other; empty if `page` is stored or
+    /// the backing can't tell.
+    fn hole_around(&self, page: u64) -> Result<Range<u64>> {
+        let is_hole = |from: u64| -> Result<bool> {
+            Ok(backing::next_data(self.file.as_fd(), from * BLOCK)?.is_none_or(|at| at / BLOCK > page))
+        };
+        let (mut stored, mut empty) = (0, page + 1);
+        // Below `stored` something is, from `empty` on nothing.
+        while stored < empty {
+            let middle = stored + (empty - stored) / 2;
+            if is_hole(middle)? {
+                empty = middle;
+            } else {
+                stored = middle + 1;
+            }
+        }
+        Ok(empty..page + 1)
     }
 
     /// The first block behind `group` whose slot the backing may have: a run of skipped groups is passed at a stroke

@@ -112,9 +112,9 @@ impl Content {
         self.size > 0 && (self.risk > 0 || self.aged != self.volume.sessions.aged())
     }
 
-    /// Whether second halves wait.
+    /// Whether second halves wait: pages, slots, or bits of the map.
     pub fn waits(&self) -> bool {
-        !self.round.is_empty()
+        !self.round.is_empty() || self.skipped.waits()
     }
 
     /// Lets a second half wait; what waited for the block before is done with.
@@ -148,6 +148,7 @@ impl Content {
     /// Nothing waits any more. The places are free once everything is durable.
     pub fn abandon_round(&mut self) {
         self.wait_no_more_from(0);
+        self.skipped.abandon();
         self.volume.redo.orphan(self.round.issued.drain(..).map(|(place, _)| place));
     }
 

@@ -125,6 +125,16 @@ impl SkipMap {
         }
     }
 
+    /// Whether bits wait for a barrier.
+    pub fn waits(&self) -> bool {
+        !self.delayed.is_empty()
+    }
+
+    /// Bits that wait are not stored: until somebody writes into their groups again, those count as not complete.
+    pub fn abandon(&mut self) {
+        self.delayed.clear();
+    }
+
     /// A barrier that was begun at `stamp` is through: bits that waited for it may be stored. True if there are some.
     pub fn release(&mut self, stamp: u64) -> bool {
         let stale = &mut self.stale;

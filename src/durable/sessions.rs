@@ -324,4 +324,13 @@ mod tests {
         assert!(matches!(Sessions::open(root.as_fd(), key(), false), Err(StateError::Missing)));
         assert!(Sessions::open(root.as_fd(), key(), true).is_ok());
     }
+
+    #[test]
+    fn a_fifo_in_the_place_of_the_state_file_keeps_nobody_waiting() {
+        let (dir, root) = volume();
+        std::fs::remove_file(dir.path().join(STATE_FILE)).expect("removes");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(&root, STATE_FILE, rustix::fs::FileType::Fifo, mode, 0).expect("makes");
+        assert!(matches!(Sessions::open(root.as_fd(), key(), false), Err(StateError::Io(Errno::INVAL))));
+    }
 }

@@ -185,6 +185,15 @@ mod tests {
         }
     }
 
+    /// Whoever may ask the KMS for data keys can make everything in a header but its MAC.
+    #[test]
+    fn a_header_of_another_volume_does_not_verify() {
+        let w = Wrapping { provider: 1, key_id: "k".into(), key_version: "v".into(), blob: "b".into() };
+        let bytes = FileHeader::new(vec![w]).to_bytes(Suite::Aes256Gcm, &key()).expect("fits");
+        let other = MacKey::new(Suite::Aes256Gcm, &SecretBytes::copy_of(&[6; 32]).expect("fits"));
+        assert_eq!(FileHeader::from_bytes(Suite::Aes256Gcm, &other, &bytes), Err(HeaderError::Mac));
+    }
+
     #[test]
     fn the_valid_copy_of_the_higher_generation_counts() {
         let w = Wrapping { provider: 1, key_id: "k".into(), key_version: "v".into(), blob: "b".into() };

@@ -79,7 +79,7 @@ impl Fs {
         Ok(changed?)
     }
 
-    fn anything_waits(&self) -> bool {
+    pub(super) fn anything_waits(&self) -> bool {
         !self.rounds.waiting.lock().is_empty()
     }
 

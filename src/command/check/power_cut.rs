@@ -18,11 +18,11 @@ use super::*;
 fn check_in(at: &Path, setup: &Setup, repair: bool) -> Report {
     let volume = Unlocked {
         root: backing::open_root(at).expect("opens"),
-        keys: rig::volume_keys(),
+        keys: rig::volume_keys(crate::crypto::Suite::Aes256Gcm),
         mode: setup.names,
         name_max: 255,
-        data_keys: rig::KEYS.clone(),
-        runtime: rig::RUNTIME.handle().clone(),
+        data_keys: rig::keys(crate::crypto::Suite::Aes256Gcm, 1),
+        runtime: rig::runtime(),
     };
     let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
     check(volume, how, None, Report::default()).unwrap_or_else(|e| panic!("{:#}", e.error))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::{FileType, RenameFlags};
 
 use crate::backing::{self, tap};
@@ -15,7 +16,7 @@ use crate::crypto::Suite;
 use crate::crypto::secret::SecretBytes;
 use crate::durable::{Durability, Redo, Sessions};
 use crate::format::DIR_MARKER;
-use crate::format::derived::VolumeKeys;
+use crate::format::derived::{VolumeId, VolumeKeys};
 use crate::format::volume::NameMode;
 use crate::fs::file_ops::Allocate;
 use crate::fs::{Caller, Fs, FsError, FsOptions, ROOT, Ready, Result, SetAttr};
@@ -66,7 +67,8 @@ impl Kms for InstantKms {
     }
 }
 
-fn plaintext(blob: &str, len: usize) -> SecretBytes {
+/// The data key that [`InstantKms`] takes a wrapped one for.
+pub fn plaintext(blob: &str, len: usize) -> SecretBytes {
     let bytes: Vec<u8> = blob.bytes().cycle().take(len).collect();
     SecretBytes::copy_of(&bytes).expect("fits")
 }
@@ -75,28 +77,41 @@ pub static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 });
 
-/// One cache for all mounts: the keys of a volume are asked for once.
-pub static KEYS: LazyLock<Arc<Keys>> = LazyLock::new(|| {
-    let mut config = KeysConfig::new("cmk", KeySpec::Aes256);
-    config.key_ttl = Duration::from_secs(3600);
-    config.idle_ttl = Duration::from_secs(3600);
-    Keys::new(Arc::new(InstantKms), config, RUNTIME.handle().clone())
-});
+pub fn runtime() -> tokio::runtime::Handle {
+    RUNTIME.handle().clone()
+}
 
-/// How the volume is mounted.
+/// One cache for all mounts with a suite and a number of files per data key: the keys of a volume are asked for once.
+pub fn keys(suite: Suite, files_per_data_key: u32) -> Arc<Keys> {
+    type Caches = HashMap<(&'static str, u32), Arc<Keys>>;
+    static KEYS: LazyLock<Mutex<Caches>> = LazyLock::new(Mutex::default);
+    let make = || {
+        let spec = if suite == Suite::Aes256Gcm { KeySpec::Aes256 } else { KeySpec::Sm4_128 };
+        let mut config = KeysConfig::new("cmk", spec);
+        config.key_ttl = Duration::from_secs(3600);
+        config.idle_ttl = Duration::from_secs(3600);
+        config.files_per_data_key = files_per_data_key;
+        Keys::new(Arc::new(InstantKms), config, runtime())
+    };
+    KEYS.lock().entry((suite.name(), files_per_data_key)).or_insert_with(make).clone()
+}
+
+/// How the volume is made and mounted.
 #[derive(Clone)]
 pub struct Setup {
     pub names: NameMode,
     pub durability: Durability,
+    pub suite: Suite,
+    pub files_per_data_key: u32,
 }
 
 impl Setup {
     pub fn safe() -> Self {
-        Self { names: NameMode::Plain, durability: Durability::Safe }
+        Self { names: NameMode::Plain, durability: Durability::Safe, suite: Suite::Aes256Gcm, files_per_data_key: 1 }
     }
 
     pub fn encrypted_names() -> Self {
-        Self { names: NameMode::Encrypted, durability: Durability::Safe }
+        Self { names: NameMode::Encrypted, ..Self::safe() }
     }
 }
 
@@ -117,19 +132,24 @@ pub struct Rig {
     before: Vec<tap::Change>,
 }
 
-pub fn volume_keys() -> VolumeKeys {
-    VolumeKeys::derive(Suite::Aes256Gcm, [7; 16], &SecretBytes::copy_of(&[1; 32]).expect("fits"))
+pub const VOLUME_ID: VolumeId = [7; 16];
+/// The wrapped VolumeKey.
+pub const VOLUME_BLOB: &str = "1";
+
+pub fn volume_keys(suite: Suite) -> VolumeKeys {
+    VolumeKeys::derive(suite, VOLUME_ID, &plaintext(VOLUME_BLOB, suite.key_len()))
 }
 
 fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
     let root = backing::open_root(at).map_err(|e| e.to_string())?;
-    let keys = volume_keys();
-    let sessions = Sessions::open(root.as_fd(), keys.state.clone(), false).map_err(|e| e.to_string())?;
+    let volume_keys = volume_keys(setup.suite);
+    let sessions = Sessions::open(root.as_fd(), volume_keys.state.clone(), false).map_err(|e| e.to_string())?;
     let redo = Redo::new(root.as_fd(), sessions.crashed()).map_err(|e| e.to_string())?;
     sessions.begin().map_err(|e| e.to_string())?;
-    let volume = Arc::new(Volume { keys, sessions, redo, durability: setup.durability });
+    let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: setup.durability });
     let options = FsOptions { read_only: false, change_owner: false };
-    let fs = Fs::new(volume, setup.names, 255, KEYS.clone(), root, options).map_err(|e| e.to_string())?;
+    let file_keys = keys(setup.suite, setup.files_per_data_key);
+    let fs = Fs::new(volume, setup.names, 255, file_keys, root, options).map_err(|e| e.to_string())?;
     Ok(Arc::new(fs))
 }
 
@@ -138,7 +158,7 @@ impl Rig {
         let dir = fresh_dir();
         tap::record();
         let root = backing::open_root(dir.path()).expect("opens");
-        let keys = volume_keys();
+        let keys = volume_keys(setup.suite);
         Sessions::create(root.as_fd(), &keys.state).expect("writes");
         if setup.names == NameMode::Encrypted {
             let (_, marker) = Names { mode: setup.names, name_max: 255, keys: &keys }.new_marker();
@@ -160,6 +180,10 @@ impl Rig {
 
     pub fn fs(&self) -> &Arc<Fs> {
         self.fs.as_ref().expect("mounted")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A clean end, and another mount.
@@ -248,6 +272,12 @@ impl Rig {
     }
 }
 
+impl Rig {
+    pub fn set_xattr(&mut self, path: &str, name: &str, value: &[u8]) -> Result<()> {
+        self.fs().setxattr(self.find(path)?, name.as_bytes(), value, 0)
+    }
+}
+
 impl super::Volume for Rig {
     fn create(&mut self, path: &str) -> Result<()> {
         let (dir, name) = self.parent(path)?;
@@ -297,7 +327,7 @@ impl super::Volume for Rig {
 }
 
 /// Calls an operation again with the key that it waits for.
-fn with_key<T>(fs: &Fs, call: impl Fn(Option<&Ready>) -> Result<T>) -> Result<T> {
+pub fn with_key<T>(fs: &Fs, call: impl Fn(Option<&Ready>) -> Result<T>) -> Result<T> {
     let mut ready = None;
     loop {
         match call(ready.as_ref()) {
@@ -315,7 +345,7 @@ pub fn look(at: &Path, setup: &Setup) -> std::result::Result<Found, String> {
     Ok(Found { names })
 }
 
-fn list(fs: &Fs, id: u64) -> Result<Vec<(Vec<u8>, FileType)>> {
+pub fn list(fs: &Fs, id: u64) -> Result<Vec<(Vec<u8>, FileType)>> {
     let handle = fs.opendir(id)?;
     let mut out = Vec::new();
     let listed = fs.readdir(handle, 0, |listing| {
