@@ -148,6 +148,49 @@ pub fn run(args: &Check) -> Outcome {
     }
 }
 
+/// For unit tests, whose volumes have no KMS to set up: what a check of `volume` says, and how the program would end.
+#[cfg(test)]
+pub fn of_volume(
+    root: BorrowedFd<'_>,
+    volume: &Arc<Volume>,
+    mode: NameMode,
+    keys: Arc<Keys>,
+    runtime: tokio::runtime::Handle,
+    repair: bool,
+) -> (Option<Exit>, String) {
+    let crashed = volume.sessions.crashed();
+    if repair {
+        volume.sessions.begin().expect("begins");
+    }
+    let checker = Checker {
+        root,
+        volume,
+        shared: volume.clone(),
+        mode,
+        name_max: 255,
+        keys: Some(keys),
+        runtime,
+        depth: Depth::Blocks,
+        live: false,
+        state_unknown: false,
+        crashed: crashed.len(),
+        repair,
+        salvage: None,
+        threads: 1,
+        large: Mutex::default(),
+        outage: Mutex::default(),
+        put_back: AtomicBool::new(false),
+        unsettled: AtomicBool::new(false),
+        report: Report::default(),
+    };
+    checker.go(false);
+    if repair {
+        checker.settle();
+    }
+    checker.report.finish();
+    (checker.report.tally().exit(), checker.report.text())
+}
+
 fn verdict(exit: Exit, backing_dir: &Path) -> String {
     let backing_dir = backing_dir.display();
     match exit {

@@ -1,9 +1,9 @@
 //! Power cuts: workloads run on the file system without a kernel in front, every change of the backing directory is
 //! recorded, and every state that a cut could leave is mounted and judged (`docs/CRASH.md`).
 
-mod disk;
-mod oracle;
-mod rig;
+pub mod disk;
+pub mod oracle;
+pub mod rig;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -45,15 +45,15 @@ struct Moment {
 
 /// A workload under way: what it does to the file system, and what may be found after a cut.
 pub struct World {
-    rig: Rig,
-    names: Names,
-    files: Vec<Promise>,
+    pub rig: Rig,
+    pub names: Names,
+    pub files: Vec<Promise>,
     moments: Vec<Moment>,
     value: u8,
 }
 
 impl World {
-    fn new(setup: &rig::Setup) -> Self {
+    pub fn new(setup: &rig::Setup) -> Self {
         Self::on(Rig::new(setup), Names::new(), Vec::new())
     }
 
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// Notes that `what` was done, and what of it may be found from when it began.
-    fn did(&mut self, what: String) {
+    pub fn did(&mut self, what: String) {
         let mut names = self.moments.last().expect("never empty").names.clone();
         if names.last() != Some(&self.names) {
             names.push(self.names.clone());
@@ -75,14 +75,14 @@ impl World {
     }
 
     /// Notes that `what` made all names durable, and these files. What was promised before it counts until it is through.
-    fn durable(&mut self, what: String, files: std::ops::Range<usize>) {
+    pub fn durable(&mut self, what: String, files: std::ops::Range<usize>) {
         self.did(what.clone());
         self.files[files].iter_mut().for_each(Promise::fsync);
         let (names, files) = (vec![self.names.clone()], self.files.clone());
         self.moments.push(Moment { logged: tap::recorded(), names, files, what: format!("{what}, done") });
     }
 
-    fn file(&self, path: &str) -> usize {
+    pub fn file(&self, path: &str) -> usize {
         match self.names[path.as_bytes()] {
             Object::File(file) => file,
             _ => panic!("{path} is no file"),
@@ -115,7 +115,7 @@ impl World {
         written
     }
 
-    fn new_value(&mut self) -> u8 {
+    pub fn new_value(&mut self) -> u8 {
         // 0 is a hole.
         self.value = self.value % 250 + 1;
         self.value
@@ -150,7 +150,7 @@ impl World {
     }
 
     pub fn close(&mut self, path: &str) {
-        self.rig.close(path);
+        self.rig.close(path).expect("closes");
         self.did(format!("close {path}"));
     }
 
@@ -220,7 +220,7 @@ impl World {
     }
 
     /// Ends the workload: its log, and what was promised when.
-    fn end(self) -> Story {
+    pub fn end(self) -> Story {
         let root = self.rig.root_ino();
         let setup = self.rig.setup.clone();
         Story { log: tap::take(), moments: self.moments, before: self.rig.before.clone(), root, setup }
@@ -228,21 +228,21 @@ impl World {
 }
 
 /// A workload that is through.
-struct Story {
-    log: Vec<Change>,
+pub struct Story {
+    pub log: Vec<Change>,
     moments: Vec<Moment>,
     /// What made the volume before the log begins.
-    before: Vec<Change>,
-    root: u64,
+    pub before: Vec<Change>,
+    pub root: u64,
     setup: rig::Setup,
 }
 
 /// What was found in a state that a cut has left.
-struct Found {
-    names: BTreeMap<Vec<u8>, FoundObject>,
+pub struct Found {
+    pub names: BTreeMap<Vec<u8>, FoundObject>,
 }
 
-enum FoundObject {
+pub enum FoundObject {
     Dir,
     Link(Vec<u8>),
     /// `None`: it cannot be opened.
@@ -251,7 +251,7 @@ enum FoundObject {
 
 /// How many states were judged.
 #[derive(Default, Debug)]
-struct Count {
+pub struct Count {
     states: usize,
     exhausted: usize,
     points: usize,
@@ -259,7 +259,7 @@ struct Count {
 
 impl Story {
     /// Judges cuts at every prefix of the log: all states where they are at most `all`, else `random` of them.
-    fn judge(&self, all: usize, random: usize, seed: u64) -> Count {
+    pub fn judge(&self, all: usize, random: usize, seed: u64) -> Count {
         let mut disk = Disk::new(self.root);
         self.before.iter().for_each(|change| disk.apply(change));
         let mut count = Count::default();
@@ -297,7 +297,7 @@ impl Story {
         &self.moments[if next == through { next.min(self.moments.len() - 1) } else { through - 1 }]
     }
 
-    fn judge_one(&self, disk: &Disk, cut: &mut Cut, at: usize, which: impl Fn() -> String) {
+    pub fn judge_one(&self, disk: &Disk, cut: &mut Cut, at: usize, which: impl Fn() -> String) {
         let dir = rig::fresh_dir();
         disk.cut(cut, dir.path());
         let moment = self.moment(at);

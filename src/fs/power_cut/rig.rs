@@ -1,7 +1,7 @@
 //! The file system core on a directory, called by paths.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -122,13 +122,27 @@ fn volume_keys() -> VolumeKeys {
     VolumeKeys::derive(Suite::Aes256Gcm, [7; 16], &SecretBytes::copy_of(&[1; 32]).expect("fits"))
 }
 
+fn open_volume(root: BorrowedFd<'_>, setup: &Setup) -> std::result::Result<Arc<Volume>, String> {
+    let keys = volume_keys();
+    let sessions = Sessions::open(root, keys.state.clone(), false).map_err(|e| e.to_string())?;
+    let redo = Redo::new(root, sessions.crashed()).map_err(|e| e.to_string())?;
+    Ok(Arc::new(Volume { keys, sessions, redo, durability: setup.durability }))
+}
+
+/// What `kmsfs check` says of a volume that is not mounted, and whether that is nothing.
+pub fn check(at: &Path, setup: &Setup, repair: bool) -> (bool, String) {
+    let root = backing::open_root(at).expect("opens");
+    let volume = open_volume(root.as_fd(), setup).expect("opens");
+    let runtime = RUNTIME.handle().clone();
+    let (exit, text) =
+        crate::command::check::of_volume(root.as_fd(), &volume, setup.names, KEYS.clone(), runtime, repair);
+    (exit.is_none(), text)
+}
+
 fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
     let root = backing::open_root(at).map_err(|e| e.to_string())?;
-    let keys = volume_keys();
-    let sessions = Sessions::open(root.as_fd(), keys.state.clone(), false).map_err(|e| e.to_string())?;
-    let redo = Redo::new(root.as_fd(), sessions.crashed()).map_err(|e| e.to_string())?;
-    sessions.begin().map_err(|e| e.to_string())?;
-    let volume = Arc::new(Volume { keys, sessions, redo, durability: setup.durability });
+    let volume = open_volume(root.as_fd(), setup)?;
+    volume.sessions.begin().map_err(|e| e.to_string())?;
     let options = FsOptions { read_only: false, change_owner: false };
     let fs = Fs::new(volume, setup.names, 255, KEYS.clone(), root, options).map_err(|e| e.to_string())?;
     Ok(Arc::new(fs))
@@ -171,11 +185,28 @@ impl Rig {
     pub fn remount(&mut self) {
         let open: Vec<String> = self.open.keys().cloned().collect();
         for path in open {
-            self.close(&path);
+            self.close(&path).expect("closes");
         }
-        self.fs().end();
-        self.fs = None;
-        self.fs = Some(mount(self.dir.path(), &self.setup).expect("mounts"));
+        self.end_and_mount().expect("mounts");
+    }
+
+    /// The end of a mount whose files may be open.
+    pub fn end(&mut self) {
+        self.open.clear();
+        if let Some(fs) = self.fs.take() {
+            fs.end();
+        }
+    }
+
+    /// The end of a mount whose files may be open, and another mount: to be tried again if that fails.
+    pub fn end_and_mount(&mut self) -> std::result::Result<(), String> {
+        self.end();
+        self.fs = Some(mount(self.dir.path(), &self.setup)?);
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     fn parent<'a>(&self, path: &'a str) -> Result<(u64, &'a [u8])> {
@@ -183,7 +214,7 @@ impl Rig {
         Ok((self.find(dir)?, name.as_bytes()))
     }
 
-    fn find(&self, path: &str) -> Result<u64> {
+    pub fn find(&self, path: &str) -> Result<u64> {
         let mut id = ROOT;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             id = self.fs().lookup(id, name.as_bytes())?.attr.ino;
@@ -238,10 +269,8 @@ impl Rig {
         self.fs().fsync(handle)
     }
 
-    pub fn close(&mut self, path: &str) {
-        if let Some(handle) = self.open.remove(path) {
-            self.fs().release(handle).expect("closes");
-        }
+    pub fn close(&mut self, path: &str) -> Result<()> {
+        self.open.remove(path).map_or(Ok(()), |handle| self.fs().release(handle))
     }
 
     pub fn mkdir(&mut self, path: &str) -> Result<()> {
@@ -265,18 +294,17 @@ impl Rig {
             return self.fs().rmdir(dir, name);
         }
         self.fs().unlink(dir, name)?;
-        self.close(path);
-        Ok(())
+        self.close(path)
     }
 
     pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         let ((dir, name), (new_dir, new_name)) = (self.parent(from)?, self.parent(to)?);
         self.fs().rename(dir, name, new_dir, new_name, RenameFlags::empty())?;
-        self.close(to);
+        let closed = self.close(to);
         if let Some(handle) = self.open.remove(from) {
             self.open.insert(to.to_owned(), handle);
         }
-        Ok(())
+        closed
     }
 
     pub fn fsync_dir(&mut self, path: &str) -> Result<()> {
@@ -300,9 +328,15 @@ fn with_key<T>(fs: &Fs, call: impl Fn(Option<&Ready>) -> Result<T>) -> Result<T>
 
 /// Mounts what lies in `at`, and reads all of it.
 pub fn look(at: &Path, setup: &Setup) -> std::result::Result<Found, String> {
-    let fs = mount(at, setup)?;
     let mut names = BTreeMap::new();
-    look_into(&fs, ROOT, &mut Vec::new(), &mut names)?;
+    look_into(&*mount(at, setup)?, ROOT, false, &mut Vec::new(), &mut names)?;
+    Ok(Found { names })
+}
+
+/// Reads all of what is mounted. Files are open perhaps: their size is what reading them shows.
+pub fn look_at(fs: &Fs) -> std::result::Result<Found, String> {
+    let mut names = BTreeMap::new();
+    look_into(fs, ROOT, true, &mut Vec::new(), &mut names)?;
     Ok(Found { names })
 }
 
@@ -322,6 +356,7 @@ fn list(fs: &Fs, id: u64) -> Result<Vec<(Vec<u8>, FileType)>> {
 fn look_into(
     fs: &Fs,
     dir: u64,
+    live: bool,
     path: &mut Vec<u8>,
     out: &mut BTreeMap<Vec<u8>, FoundObject>,
 ) -> std::result::Result<(), String> {
@@ -337,14 +372,14 @@ fn look_into(
         match kind {
             FileType::Directory => {
                 out.insert(path.clone(), FoundObject::Dir);
-                look_into(fs, id, path, out)?;
+                look_into(fs, id, live, path, out)?;
             }
             FileType::Symlink => {
                 let target = fs.readlink(id).map_err(|e| format!("{}: target: {e}", shown(path)))?;
                 out.insert(path.clone(), FoundObject::Link(target));
             }
             _ => {
-                let seen = read(fs, dir, &name, id)?;
+                let seen = read(fs, dir, &name, id, live)?;
                 out.insert(path.clone(), FoundObject::File(seen));
             }
         }
@@ -354,7 +389,7 @@ fn look_into(
 }
 
 /// Every byte of a file, `None` for what cannot be read; `None` if it cannot be opened.
-fn read(fs: &Fs, dir: u64, name: &[u8], id: u64) -> std::result::Result<Option<Vec<Seen>>, String> {
+fn read(fs: &Fs, dir: u64, name: &[u8], id: u64, live: bool) -> std::result::Result<Option<Vec<Seen>>, String> {
     let open = |id| with_key(fs, |ready| fs.open(id, false, ready));
     let handle = match open(id) {
         Err(FsError::Stale) => {
@@ -364,13 +399,14 @@ fn read(fs: &Fs, dir: u64, name: &[u8], id: u64) -> std::result::Result<Option<V
         other => other,
     };
     let Ok(handle) = handle else { return Ok(None) };
-    let size = fs.getattr(id).map_err(|e| format!("attributes: {e}"))?.size;
+    let size = if live { u64::MAX } else { fs.getattr(id).map_err(|e| format!("attributes: {e}"))?.size };
     let mut seen: Vec<Seen> = Vec::new();
     while (seen.len() as u64) < size {
         let off = seen.len() as u64;
         let len = (size - off).min(4096) as usize;
         let block = fs.read(handle, off, len, |bytes| bytes.map(<[u8]>::to_vec));
         match block {
+            Ok(bytes) if bytes.is_empty() && live => break,
             Ok(bytes) if bytes.is_empty() => return Err(format!("reading ends at {off} of {size}")),
             Ok(bytes) => seen.extend(bytes.into_iter().map(Some)),
             Err(e) if e.errno() == libc::EIO => seen.extend(std::iter::repeat_n(None, len)),

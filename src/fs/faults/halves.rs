@@ -1,0 +1,1 @@
+//! Second halves that fail, and other faults that only one path meets.
