@@ -374,7 +374,7 @@ impl Content {
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
     /// [`Self::end_sync`].
     pub fn begin_sync(&mut self) -> Result<Sync> {
-        if self.stored_len > 0 && self.record_stale {
+        if self.stored_len > 0 && (self.record_stale || self.has_wrong_length()) {
             self.write_record_in_passing()?;
         }
         Ok(self.begin_barrier())
@@ -393,18 +393,25 @@ impl Content {
 
     /// At the last close of a file that is open for writing, once nothing waits: the record says what is known.
     pub fn close(&mut self) -> Result<()> {
-        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
+        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded || self.has_wrong_length()) {
             self.write_record_in_passing()?;
         }
         Ok(())
     }
 
-    /// Writes the record where the user changed nothing: the file's mtime, which the kernel has set by then, stays.
+    /// A length could not be set.
+    fn has_wrong_length(&self) -> bool {
+        self.stored_len != stored_len(self.size)
+    }
+
+    /// Writes the record, and sets the length, where the user changed nothing: the file's mtime, which the kernel has set
+    /// by then, stays.
     fn write_record_in_passing(&mut self) -> Result<()> {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
         let before = backing::stat(self.file.as_fd())?;
         self.write_record()?;
+        self.set_stored_len(stored_len(self.size))?;
         Ok(backing::set_mtime(self.file.as_fd(), &before)?)
     }
 
@@ -436,7 +443,12 @@ impl Content {
 
     fn write_record(&mut self) -> Result<()> {
         let bytes = self.stage_record()?;
-        backing::write_at(self.file.as_fd(), &bytes, RECORD_AT as u64)?;
+        if let Err(e) = backing::write_at(self.file.as_fd(), &bytes, RECORD_AT as u64) {
+            // What the page says now may be what was not to be: it must not go with slots that are written.
+            self.pages.forget(0);
+            self.record_stale = true;
+            return Err(e.into());
+        }
         self.record_was_written();
         Ok(())
     }
@@ -444,8 +456,9 @@ impl Content {
     /// A length that falls is cut to whole pages first: the empty tail behind them never shows what was there.
     fn set_stored_len(&mut self, len: u64) -> Result<()> {
         if len < self.stored_len {
-            self.stored_len = len / BLOCK * BLOCK;
-            backing::set_len(self.file.as_fd(), self.stored_len)?;
+            let whole = len / BLOCK * BLOCK;
+            backing::set_len(self.file.as_fd(), whole)?;
+            self.stored_len = whole;
         }
         if len != self.stored_len {
             backing::set_len(self.file.as_fd(), len)?;

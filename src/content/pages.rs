@@ -117,11 +117,19 @@ impl Edit {
         self.dirty.retain(|page, _| !range.contains(page));
     }
 
-    /// Writes every dirty range. After an error any of them may have been written.
+    /// Writes every dirty range. After an error any of them may have been written: those pages are not cached any more.
     pub fn flush(&mut self, pages: &SlotPages, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        for (number, range) in std::mem::take(&mut self.dirty) {
-            let page = pages.load(number, file)?;
-            backing::write_at(file, &page[range.clone()], number * BLOCK + range.start as u64)?;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        while let Some((number, range)) = dirty.pop_first() {
+            let written = pages
+                .load(number, file)
+                .and_then(|page| backing::write_at(file, &page[range.clone()], number * BLOCK + range.start as u64));
+            if written.is_err() {
+                let mut cached = pages.0.lock();
+                cached.remove(&number);
+                dirty.keys().for_each(|number| drop(cached.remove(number)));
+                return written;
+            }
         }
         Ok(())
     }

@@ -69,13 +69,13 @@ impl Content {
         let end = blocks(size);
         self.risk = self.risk.min(size);
         self.wait_no_more_from(end);
-        let file = self.file.clone();
-        self.skipped.cut(size, &self.pages, file.as_fd(), &key)?;
         self.good.retain(|&block, _| block < end);
         self.pages.forget_from(data_page(end - 1) + 1);
         self.slots_behind = true;
         self.tail_zero = if size.is_multiple_of(BLOCK) { Some(true) } else { None };
-        let durable = if fresh { Ok(()) } else { self.end_round() };
+        let file = self.file.clone();
+        let cut = self.skipped.cut(size, &self.pages, file.as_fd(), &key).map_err(ContentError::from);
+        let durable = cut.and_then(|()| if fresh { Ok(()) } else { self.end_round() });
         // Growth does what is left undone here, and has a barrier before it.
         self.cuts += 1;
         durable?;

@@ -241,6 +241,7 @@ impl Content {
             rest = later;
             if let Err(e) = self.fill_slots_of_page(now) {
                 self.pages.forget(slot_place(first).0);
+                self.skipped.take_back();
                 return Err(e);
             }
         }
@@ -262,6 +263,7 @@ impl Content {
         }
         self.complete_groups(filled[0]..filled[0] + 1, self.size, &mut nonces, &mut edit)?;
         edit.flush(&self.pages, file.as_fd())?;
+        self.skipped.slots_are_written();
         for block in filled {
             if !self.newest {
                 self.good.insert(*block, 0);

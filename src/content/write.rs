@@ -427,6 +427,7 @@ impl Content {
         let issued = self.write_pages(range.clone(), slots_first, edit, scratch);
         self.size = old_size;
         issued?;
+        self.skipped.slots_are_written();
         self.stored_len = self.stored_len.max((data_page(range.end - 1) + 1) * BLOCK);
         self.finish(new_size, becomes_sparse, completed, new_file)
     }
@@ -442,6 +443,8 @@ impl Content {
                 self.record_was_written();
             } else if let Err(e) = self.write_record() {
                 self.size = old;
+                // What was written may lie behind the end.
+                self.tail_zero = None;
                 return Err(e);
             }
             self.tail_zero = Some(true);
@@ -459,8 +462,11 @@ impl Content {
         let file = self.file.clone();
         let key = self.keys()?.file.record.clone();
         let mut map = Edit::default();
-        self.skipped.stage(size, &mut self.pages, file.as_fd(), &key, &mut map)?;
-        map.flush(&self.pages, file.as_fd())?;
+        let staged = self.skipped.stage(size, &mut self.pages, file.as_fd(), &key, &mut map);
+        if let Err(e) = staged.and_then(|()| map.flush(&self.pages, file.as_fd())) {
+            self.skipped.all_stale();
+            return Err(e.into());
+        }
         if completed && self.skipped.settle(size, &self.pages, file.as_fd(), &key)? {
             self.record_stale = true;
         }
@@ -571,7 +577,7 @@ impl Content {
                 }
             }
             if self.skipped.sparse() {
-                self.skipped.set(group, true);
+                self.skipped.completes(group);
                 if self.at_risk(group.first_block()) {
                     self.skipped.delay(group, self.round.stamp());
                 }
@@ -657,6 +663,8 @@ impl Content {
         self.newest = false;
         self.record_stale = true;
         self.slots_behind = true;
+        self.tail_zero = None;
+        self.skipped.take_back();
         self.skipped.all_stale();
         if self.recorded == 0 && self.size == 0 {
             // The first write of a new file: take it back, so that the file is empty again.

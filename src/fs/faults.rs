@@ -13,12 +13,12 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use crate::backing::tap::{self, Call, Fault};
+use crate::backing::tap::{self, Call, Change, Fault};
 
+use super::Result;
 use super::power_cut::disk::{Cut, Disk};
 use super::power_cut::oracle::{Names, Object, Promise};
 use super::power_cut::{FoundObject, Random, World, rig};
-use super::Result;
 
 /// Which calls fail.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,19 @@ impl Step {
         out
     }
 
+    /// Not if something is missing, or in the way, because an earlier step failed.
+    fn can_be_done(&self, names: &Names) -> bool {
+        let there = |path: &str| path.is_empty() || names.contains_key(path.as_bytes());
+        let full = |path: &str| names.keys().any(|other| other.starts_with(format!("{path}/").as_bytes()));
+        self.needs().is_none_or(there)
+            && match self {
+                Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) | Self::Link(_, path) => !there(path),
+                Self::Remove(path) => !full(path),
+                Self::Rename(_, to) => !full(to),
+                _ => true,
+            }
+    }
+
     /// What has to be there for it.
     fn needs(&self) -> Option<&str> {
         match self {
@@ -125,7 +138,9 @@ impl Step {
             | Self::FsyncDir(path)
             | Self::SetXattr(path, ..)
             | Self::RemoveXattr(path, _) => Some(path),
-            Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) => path.rsplit_once('/').map(|(dir, _)| dir),
+            Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) => {
+                path.rsplit_once('/').map(|(dir, _)| dir)
+            }
             Self::EndRounds | Self::Rotate | Self::Remount => None,
         }
     }
@@ -193,8 +208,7 @@ impl Trial {
 
     /// True if it is done, or there is nothing to do.
     fn step(&mut self, step: &Step) -> bool {
-        let there = |path: &str| path.is_empty() || self.world.names.contains_key(path.as_bytes());
-        if !step.needs().is_none_or(there) {
+        if !step.can_be_done(&self.world.names) {
             return true;
         }
         let (before, logged) = (self.failures(), tap::recorded());
@@ -312,22 +326,19 @@ impl Trial {
         let before = self.world.names.clone();
         let found = rig::look_at(self.world.rig.fs()).unwrap_or_else(|e| panic!("after {step:?}: {e}"));
         let there: Vec<&Vec<u8>> = found.names.keys().collect();
-        let mut done = false;
+        let mut after = step.named(&before);
         if let Step::Create(path) = step {
-            done = found.names.contains_key(path.as_bytes());
-            if done {
-                self.note(step);
-            }
-        } else {
-            let after = step.named(&before);
-            if after != before {
-                // Either may be found after a cut.
-                self.world.names = after.clone();
-                self.world.did(format!("{step:?}, perhaps"));
-                done = after.keys().collect::<Vec<_>>() == there;
-                if !done {
-                    self.world.names = before;
-                }
+            self.world.files.push(Promise::default());
+            after.insert(path.clone().into(), Object::File(self.world.files.len() - 1));
+        }
+        let mut done = false;
+        if after != before {
+            // Either may be found after a cut.
+            self.world.names = after.clone();
+            self.world.did(format!("{step:?}, perhaps"));
+            done = after.keys().collect::<Vec<_>>() == there;
+            if !done {
+                self.world.names = before;
             }
         }
         self.world.did(format!("{step:?}, failed"));
@@ -449,6 +460,8 @@ impl Trial {
         let path = self.world.rig.path().to_owned();
         let setup = self.world.rig.setup.clone();
         self.world.rig.end();
+        // The log does not have what a repair does.
+        let logged = tap::recorded();
         let (nothing, text) = rig::check(&path, &setup, false);
         if !nothing {
             let (_, repaired) = rig::check(&path, &setup, true);
@@ -457,13 +470,14 @@ impl Trial {
         }
         self.world.rig.end_and_mount().expect("mounts");
         self.look("after a check");
-        self.judge_cuts(cuts);
+        self.judge_cuts(cuts, logged);
     }
 
     /// Power cuts at some moments since the fault.
-    fn judge_cuts(self, cuts: u64) {
+    fn judge_cuts(self, cuts: u64, logged: usize) {
         let Some(struck) = self.struck else { return };
-        let story = self.world.end();
+        let mut story = self.world.end();
+        story.log.truncate(logged);
         let mut random = Random(struck as u64);
         let mut moments: Vec<usize> =
             (0..cuts).map(|_| struck + random.below((story.log.len() - struck + 1) as u64) as usize).collect();
@@ -472,7 +486,9 @@ impl Trial {
         story.before.iter().for_each(|change| disk.apply(change));
         let mut applied = 0;
         for at in moments {
-            story.log[applied..at].iter().for_each(|change| disk.apply(change));
+            let forgets = std::env::var_os("KMSFS_FORGETS").is_some();
+            let counts = |change: &&Change| forgets || !matches!(change, Change::SyncFailed { .. });
+            story.log[applied..at].iter().filter(counts).for_each(|change| disk.apply(change));
             applied = at;
             let (seed, last) = (random.next(), [5, 50, 95][random.below(3) as usize]);
             story.judge_one(&disk, &mut Cut::Any(&mut Random(seed), last), at, || format!("seed {seed}, {last} %"));

@@ -252,14 +252,16 @@ impl Fs {
                 Ok((entry, inode))
             }
             Err(e) => {
-                let is_dir = backing::stat_entry(dir_fd.as_fd(), stored.entry())
-                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-                let remove = if is_dir { backing::rmdir } else { backing::unlink };
                 let cut = self.cut_at((parent, dir_fd.as_fd()), stored.entry());
-                if remove(dir_fd.as_fd(), stored.entry()).is_ok() {
+                let removed = match backing::unlink(dir_fd.as_fd(), stored.entry()) {
+                    Err(Errno::ISDIR | Errno::PERM) => backing::rmdir(dir_fd.as_fd(), stored.entry()),
+                    other => other,
+                };
+                if removed.is_ok() {
                     self.drop_cut((parent, dir_fd.as_fd()), cut);
                 }
-                self.drop_long_link(parent, &stored);
+                // What could not be removed again is there, under its name.
+                self.take_back_link(parent, &stored);
                 Err(e)
             }
         }
