@@ -4,6 +4,7 @@
 //! for `&mut self`. Nothing here knows names, the KMS or FUSE; a key that is missing is the error
 //! [`ContentError::NoKey`], which changes nothing.
 
+mod again;
 pub mod examine;
 mod holes;
 mod io;
@@ -34,6 +35,7 @@ use crate::format::layout::{
 };
 use crate::format::record::{RECORD_LEN, Record, SEALS_PER_EPOCH, SEALS_PER_RECORD};
 
+use again::Doubts;
 pub use io::Scratch;
 use pages::{Edit, SlotPages};
 use round::Round;
@@ -154,8 +156,11 @@ pub const SYNC_BARRIERS: usize = 2;
 #[derive(Debug)]
 pub struct Sync {
     file: Arc<OwnedFd>,
-    /// Ciphertext that waits was written into it.
-    redo: Option<Arc<OwnedFd>>,
+    volume: Arc<Volume>,
+    /// Ciphertext that waits was written into the redo file.
+    over: bool,
+    /// [`Redo::failures`] when it was begun.
+    redo_failures: u64,
     recorded: u64,
     cuts: u64,
     /// What was issued under a lower stamp is covered.
@@ -163,10 +168,10 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// B: what was issued before is durable after.
+    /// B: what was issued before is durable after. If it fails, [`Content::barrier_failed`] has to be told.
     pub fn barrier(&self) -> Result<()> {
-        if let Some(redo) = &self.redo {
-            backing::fdatasync(redo.as_fd())?;
+        if self.over {
+            self.volume.redo.sync()?;
         }
         Ok(backing::fdatasync(self.file.as_fd())?)
     }
@@ -218,11 +223,13 @@ pub struct Content {
     pages: SlotPages,
     skipped: SkipMap,
     round: Round,
+    doubts: Doubts,
 }
 
 impl Content {
     /// A stored file of length 0.
     pub fn empty(volume: Arc<Volume>, file: Arc<OwnedFd>) -> Self {
+        let doubts = Doubts { redo_failures: volume.redo.failures(), ..Doubts::default() };
         Self {
             volume,
             file,
@@ -245,6 +252,7 @@ impl Content {
             pages: SlotPages::default(),
             skipped: SkipMap::default(),
             round: Round::default(),
+            doubts,
         }
     }
 
@@ -363,7 +371,11 @@ impl Content {
     pub fn sync(&mut self) -> Result<()> {
         for _ in 0..SYNC_BARRIERS {
             let sync = self.begin_sync()?;
-            sync.barrier()?;
+            let barrier = sync.barrier();
+            if barrier.is_err() {
+                self.barrier_failed(&sync);
+            }
+            barrier?;
             if !self.end_sync(&sync)? {
                 break;
             }
@@ -377,11 +389,11 @@ impl Content {
         if self.stored_len > 0 && (self.record_stale || self.has_wrong_length()) {
             self.write_record_in_passing()?;
         }
-        Ok(self.begin_barrier())
+        self.begin_barrier()
     }
 
     /// The first part of ending a round without a sync: the record is not written.
-    pub fn begin_round_end(&mut self) -> Sync {
+    pub fn begin_round_end(&mut self) -> Result<Sync> {
         self.begin_barrier()
     }
 
@@ -397,6 +409,11 @@ impl Content {
             self.write_record_in_passing()?;
         }
         Ok(())
+    }
+
+    /// The file is closed though its record could not be written: nothing that the stored one says may be relied on.
+    pub fn leave_unclean(&self) {
+        self.volume.sessions.leave_unclean();
     }
 
     /// A length could not be set.
@@ -443,6 +460,7 @@ impl Content {
 
     fn write_record(&mut self) -> Result<()> {
         let bytes = self.stage_record()?;
+        self.pages.note_written(RECORD_AT as u64, RECORD_LEN);
         if let Err(e) = backing::write_at(self.file.as_fd(), &bytes, RECORD_AT as u64) {
             // What the page says now may be what was not to be: it must not go with slots that are written.
             self.pages.forget(0);

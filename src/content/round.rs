@@ -36,8 +36,8 @@ pub(super) struct Round {
     entries: BTreeMap<u64, Entry>,
     /// Counts the barriers that were begun: one that begins covers what has a lower stamp after.
     stamp: u64,
-    /// Places whose pages were issued, under the stamp of that time.
-    issued: Vec<(Place, u64)>,
+    /// Blocks and places whose pages were issued, under the stamp of that time.
+    issued: Vec<(u64, Place, u64)>,
 }
 
 impl Round {
@@ -75,6 +75,20 @@ impl Round {
         self.entries.range(range).any(|(_, entry)| entry.stamp != self.stamp || matches!(entry.waiting, Waiting::Punch))
     }
 
+    /// Places that still have what was written into the page of `block` last, the newest first.
+    pub fn places_of(&self, block: u64) -> impl Iterator<Item = Place> + '_ {
+        self.issued.iter().rev().filter(move |(of, ..)| *of == block).map(|(_, place, _)| *place)
+    }
+
+    /// What waits to overwrite: place, block, version, ciphertext.
+    pub fn waiting_places(&self) -> Vec<(Place, u64, &Version, &[u8])> {
+        let over = self.entries.iter().filter_map(|(&block, entry)| match &entry.waiting {
+            Waiting::Over { version, page, place, .. } => Some((*place, block, version, &page[..])),
+            _ => None,
+        });
+        over.collect()
+    }
+
     fn insert(&mut self, block: u64, waiting: Waiting) -> Option<Waiting> {
         let stamp = self.stamp;
         self.entries.insert(block, Entry { waiting, stamp }).map(|entry| entry.waiting)
@@ -107,9 +121,9 @@ impl Content {
         }
     }
 
-    /// Whether second halves wait.
+    /// Whether second halves wait, or something has to be issued again.
     pub fn waits(&self) -> bool {
-        !self.round.is_empty()
+        !self.round.is_empty() || self.doubts.again
     }
 
     /// Lets a second half wait; what waited for the block before is done with.
@@ -128,7 +142,7 @@ impl Content {
     pub(super) fn wait_no_more(&mut self, block: u64) {
         if let Some(Entry { waiting: Waiting::Over { place, .. }, .. }) = self.round.entries.remove(&block) {
             self.volume.redo.count_waiting(-1);
-            self.round.issued.push((place, self.round.stamp));
+            self.round.issued.push((block, place, self.round.stamp));
         }
     }
 
@@ -142,39 +156,60 @@ impl Content {
 
     /// Nothing waits any more. The places are free once everything is durable.
     pub fn abandon_round(&mut self) {
+        self.doubts.again = false;
         self.wait_no_more_from(0);
-        self.volume.redo.orphan(self.round.issued.drain(..).map(|(place, _)| place));
+        self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, place, _)| place));
     }
 
     /// B, then the second halves of all that waits; what is issued here needs another barrier to be durable.
     pub(super) fn end_round(&mut self) -> Result<()> {
-        let sync = self.begin_barrier();
-        sync.barrier()?;
+        let sync = self.begin_barrier()?;
+        let barrier = sync.barrier();
+        if barrier.is_err() {
+            self.barrier_failed(&sync);
+        }
+        barrier?;
         self.after_barrier(&sync).map(drop)
     }
 
-    /// A barrier begins: what is issued up to here is at risk from now on.
-    pub(super) fn begin_barrier(&mut self) -> Sync {
+    /// A barrier begins: what is issued up to here is at risk from now on. After one that failed, everything that it was
+    /// to make durable is issued again first.
+    pub(super) fn begin_barrier(&mut self) -> Result<Sync> {
+        let failures = self.volume.redo.failures();
+        let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
+        if self.doubts.again || (failures != self.doubts.redo_failures && (over || self.pages.has_written())) {
+            self.issue_again()?;
+        }
+        self.doubts.redo_failures = failures;
         self.risk = self.risk.max(self.recorded);
         self.round.stamp += 1;
-        let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
-        Sync {
+        let written = std::mem::take(self.pages.written());
+        self.doubts.under_way.push((self.round.stamp, written));
+        Ok(Sync {
             file: self.file.clone(),
-            redo: if over { self.volume.redo.file() } else { None },
+            volume: self.volume.clone(),
+            over,
+            redo_failures: failures,
             recorded: self.recorded,
             cuts: self.cuts,
             stamp: self.round.stamp,
-        }
+        })
     }
 
     /// What a barrier that is through allows: sizes are durable, places free, map bits may be written, second halves
     /// issued. True if slots of filled holes were among those: they need a barrier of their own to be durable.
     pub(super) fn after_barrier(&mut self, sync: &Sync) -> Result<bool> {
+        if sync.stamp <= self.doubts.void_until || (sync.over && self.volume.redo.failures() != sync.redo_failures) {
+            // Another one failed meanwhile, and the system tells an error only once.
+            self.barrier_failed(sync);
+            return Err(Errno::IO.into());
+        }
+        self.doubts.under_way.retain(|(stamp, _)| *stamp > sync.stamp);
         if self.cuts == sync.cuts {
             self.synced = sync.recorded.min(self.recorded);
         }
         self.cuts_synced = self.cuts_synced.max(sync.cuts);
-        let free = self.round.issued.extract_if(.., |(_, stamp)| *stamp < sync.stamp).map(|(place, _)| place);
+        let free = self.round.issued.extract_if(.., |(.., stamp)| *stamp < sync.stamp).map(|(_, place, _)| place);
         self.volume.redo.free(free.collect::<Vec<_>>());
         let released = self.skipped.release(sync.stamp);
         if !released && self.round.due(sync.stamp, |_| true).is_empty() {
@@ -218,6 +253,7 @@ impl Content {
                 .collect();
             for (chunk, mut bufs) in pages.chunks(BUFS_PER_CALL).map(<[_]>::to_vec).enumerate() {
                 let at = data_page(run.start) + (chunk * BUFS_PER_CALL) as u64;
+                self.pages.note_written(at * BLOCK, bufs.len() * BLOCK_LEN);
                 backing::write_vectored_at(self.file.as_fd(), &mut bufs, at * BLOCK)?;
             }
             for block in run {

@@ -319,13 +319,12 @@ impl Content {
             }
         }
         let versions = self.seal_fills(request, scratch, sealed)?;
-        let file = self.file.clone();
         let (first, last) = (request.range.start, request.range.end - 1);
         let data = &*scratch.sealed(versions.len() * BLOCK_LEN);
         let mut written = Ok(());
         for run in runs(first, last) {
             let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
-            written = backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK);
+            written = self.write_data(bytes, run.start);
             if written.is_err() {
                 break;
             }
@@ -616,7 +615,7 @@ impl Content {
             // Holes inside the file are filled: no slot may name a page before it is there.
             for run in runs(first, last) {
                 let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
-                backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK)?;
+                self.write_data(bytes, run.start)?;
             }
             return Ok(edit.flush(&self.pages, file.as_fd())?);
         }
@@ -643,7 +642,7 @@ impl Content {
                     }
                     _ => {
                         // A page between that has nothing to write: end this call here.
-                        flush_bufs(file.as_fd(), &mut bufs, at)?;
+                        self.write_bufs(&mut bufs, at)?;
                     }
                 }
                 at += 1;
@@ -653,7 +652,27 @@ impl Content {
             ));
             at += run.end - run.start;
         }
-        flush_bufs(file.as_fd(), &mut bufs, at)
+        self.write_bufs(&mut bufs, at)
+    }
+
+    /// Ciphertext of consecutive pages, from that of `first` on.
+    fn write_data(&self, bytes: &[u8], first: u64) -> backing::Result<()> {
+        let off = data_page(first) * BLOCK;
+        self.pages.note_written(off, bytes.len());
+        backing::write_at(self.file.as_fd(), bytes, off)
+    }
+
+    /// Pages up to `end_page`, which empties `bufs`.
+    fn write_bufs(&self, bufs: &mut Vec<IoSlice<'_>>, end_page: u64) -> Result<()> {
+        if bufs.is_empty() {
+            return Ok(());
+        }
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let start = end_page * BLOCK - len as u64;
+        self.pages.note_written(start, len);
+        backing::write_vectored_at(self.file.as_fd(), bufs, start)?;
+        bufs.clear();
+        Ok(())
     }
 
     /// A write failed: what is stored is one of old and new in each place, and only looking tells.
@@ -694,15 +713,4 @@ impl Content {
         self.pages.clear();
         self.skipped = SkipMap::default();
     }
-}
-
-fn flush_bufs(file: BorrowedFd<'_>, bufs: &mut Vec<IoSlice<'_>>, end_page: u64) -> Result<()> {
-    if bufs.is_empty() {
-        return Ok(());
-    }
-    let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-    let start = end_page * BLOCK - len as u64;
-    backing::write_vectored_at(file, bufs, start)?;
-    bufs.clear();
-    Ok(())
 }

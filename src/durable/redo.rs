@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -51,6 +51,10 @@ pub struct Redo {
     left: OnceLock<Left>,
     /// Pages that wait in memory.
     waiting: AtomicIsize,
+    /// How often a sync of this file, or of all, has failed.
+    failures: AtomicU64,
+    /// Pages of closed files may never be written by the system: the file has what they were to be.
+    kept: AtomicBool,
 }
 
 #[derive(Default)]
@@ -81,7 +85,15 @@ impl Redo {
     /// `crashed`: the sessions whose redo files count.
     pub fn new(root: BorrowedFd<'_>, crashed: Vec<u32>) -> Result<Self, Errno> {
         let root = root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-        Ok(Self { root, inner: Mutex::default(), crashed, left: OnceLock::new(), waiting: AtomicIsize::new(0) })
+        Ok(Self {
+            root,
+            inner: Mutex::default(),
+            crashed,
+            left: OnceLock::new(),
+            waiting: AtomicIsize::new(0),
+            failures: AtomicU64::new(0),
+            kept: AtomicBool::new(false),
+        })
     }
 
     /// Takes up to `want` places, at least one; `session` names the file if it has to be made.
@@ -192,20 +204,51 @@ impl Redo {
         self.inner.lock().orphans.len() > PLACES_MAX as usize / 4
     }
 
-    /// `syncfs`, after which the places of closed files are free.
+    /// `syncfs`, after which the places of closed files are free. If it fails they are never free again in this mount: the
+    /// system takes pages for written that are not.
     pub fn syncfs(&self) -> Result<(), Errno> {
         let orphans = std::mem::take(&mut self.inner.lock().orphans);
         let synced = backing::syncfs(self.root.as_fd());
         if synced.is_ok() {
             self.free(orphans);
         } else {
-            self.orphan(orphans);
+            self.failures.fetch_add(1, Ordering::SeqCst);
+            if !orphans.is_empty() {
+                self.kept.store(true, Ordering::SeqCst);
+            }
         }
         synced
     }
 
-    /// The file, for a barrier that covers what was written into it.
-    pub fn file(&self) -> Option<Arc<OwnedFd>> {
+    /// A barrier for what was written into places.
+    pub fn sync(&self) -> Result<(), Errno> {
+        let Some(file) = self.file() else { return Ok(()) };
+        let synced = backing::fdatasync(file.as_fd());
+        if synced.is_err() {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+        }
+        synced
+    }
+
+    /// Changes whenever places that were written may not be durable after the next barrier either: the system tells an
+    /// error once, to whoever asks first.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::SeqCst)
+    }
+
+    /// Whether the file has pages that may be nowhere else: its session must not end as if all were well.
+    pub fn is_needed(&self) -> bool {
+        self.kept.load(Ordering::SeqCst)
+    }
+
+    /// The page in a place, as it was written.
+    pub fn read(&self, place: Place, page: &mut [u8]) -> bool {
+        let at = u64::from(place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
+        self.file().is_some_and(|file| backing::read_at(file.as_fd(), page, at) == Ok(page.len()))
+    }
+
+    /// The file.
+    fn file(&self) -> Option<Arc<OwnedFd>> {
         self.inner.lock().file.as_ref().map(|(file, _)| file.clone())
     }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use crate::backing::tap::{self, Call, Change, Fault};
+use crate::backing::tap::{self, Call, Fault};
 
 use super::Result;
 use super::power_cut::disk::{Cut, Disk};
@@ -156,6 +156,8 @@ struct Trial {
     xattrs: Xattrs,
     /// Changes that were recorded when the first call failed.
     struck: Option<usize>,
+    /// Changes that were recorded when a mount ended.
+    remounts: Vec<usize>,
     trace: Trace,
 }
 
@@ -182,7 +184,7 @@ impl Trial {
         let asked = course.clone();
         tap::fail(Some(Box::new(move |call| asked.borrow_mut().ask(call))));
         let trace = Trace { name: name.into(), course: course.clone(), lines: Vec::new() };
-        Self { world, course, xattrs: Xattrs::new(), struck: None, trace }
+        Self { world, course, xattrs: Xattrs::new(), struck: None, remounts: Vec::new(), trace }
     }
 
     fn failures(&self) -> usize {
@@ -414,6 +416,7 @@ impl Trial {
     fn remount(&mut self) {
         let before = self.failures();
         self.world.rig.end();
+        self.remounts.push(tap::recorded());
         let clean = self.failures() == before;
         if self.world.rig.end_and_mount().is_err() {
             assert!(self.failures() > before, "the mount fails without a fault");
@@ -486,9 +489,13 @@ impl Trial {
         story.before.iter().for_each(|change| disk.apply(change));
         let mut applied = 0;
         for at in moments {
-            let forgets = std::env::var_os("KMSFS_FORGETS").is_some();
-            let counts = |change: &&Change| forgets || !matches!(change, Change::SyncFailed { .. });
-            story.log[applied..at].iter().filter(counts).for_each(|change| disk.apply(change));
+            for (n, change) in story.log[applied..at].iter().enumerate() {
+                if self.remounts.contains(&(applied + n)) {
+                    // What an earlier mount did not get to the disk is not known to the next.
+                    disk.keep_all();
+                }
+                disk.apply(change);
+            }
             applied = at;
             let (seed, last) = (random.next(), [5, 50, 95][random.below(3) as usize]);
             story.judge_one(&disk, &mut Cut::Any(&mut Random(seed), last), at, || format!("seed {seed}, {last} %"));

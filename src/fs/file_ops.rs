@@ -127,9 +127,18 @@ impl Fs {
             let sync = file.content.write().begin_sync()?;
             drop(open);
             // Not under the lock: readers and writers go on.
-            sync.barrier()?;
+            let barrier = sync.barrier();
             let _open = file.inode.open.lock();
-            if !file.content.write().end_sync(&sync)? {
+            let mut content = file.content.write();
+            if barrier.is_err() {
+                content.barrier_failed(&sync);
+            }
+            let ended = barrier.and_then(|()| content.end_sync(&sync));
+            if ended.is_err() {
+                // The file stays open until all is durable that was to be.
+                self.note_waiting(file, &content);
+            }
+            if !ended? {
                 break;
             }
         }

@@ -50,7 +50,12 @@ impl OpenFile {
     /// The record says what is known; nothing is written through a descriptor that only reads.
     pub fn close(&self) -> Result<()> {
         if self.writable.load(Ordering::Relaxed) {
-            self.content.write().close()?;
+            let mut content = self.content.write();
+            let closed = content.close();
+            if closed.is_err() {
+                content.leave_unclean();
+            }
+            closed?;
         }
         Ok(())
     }

@@ -266,6 +266,11 @@ impl Disk {
         }
     }
 
+    /// The system has written after all what it took for clean.
+    pub fn keep_all(&mut self) {
+        self.files.iter_mut().flat_map(|file| file.sectors.values_mut()).for_each(|atom| atom.lost = false);
+    }
+
     /// How many states a cut could leave, if they are few; else more than `limit`.
     pub fn states(&self, limit: usize) -> usize {
         let mut states = self.pending.len() + 1;
