@@ -77,9 +77,10 @@ pub enum ContentError {
     Exhausted,
     #[error(transparent)]
     WrappingTooLong(#[from] TooLong),
-    /// No place of the redo file is free: nothing has changed. End rounds, sync, and call again.
+    /// No place of the redo file is free. The first `written` bytes of the request were written, and nothing else has
+    /// changed. End rounds, sync, and call again for the rest.
     #[error("every place of the redo file is in use")]
-    RedoFull,
+    RedoFull { written: usize },
     /// The file is empty and has no data key yet: give it one with [`Content::set_key`] and call again.
     #[error("the file has no data key yet")]
     NoKey,
@@ -180,7 +181,7 @@ impl Sync {
 impl From<RedoError> for ContentError {
     fn from(e: RedoError) -> Self {
         match e {
-            RedoError::Full => Self::RedoFull,
+            RedoError::Full => Self::RedoFull { written: 0 },
             RedoError::Backing(e) => Self::Backing(e),
         }
     }

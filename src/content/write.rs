@@ -118,7 +118,7 @@ impl Content {
     ///
     /// # Errors
     /// [`ContentError::NoKey`] where the file needs its first key: nothing has changed. [`ContentError::TooBig`].
-    /// A block that is only partly overwritten and does not verify.
+    /// A block that is only partly overwritten and does not verify. [`ContentError::RedoFull`].
     pub fn write_at(&mut self, off: u64, data: &[u8], scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
@@ -138,7 +138,7 @@ impl Content {
         if self.round.must_end_before(off / BLOCK..last + 1) {
             self.end_round()?;
         }
-        let mut off = off;
+        let (start, mut off) = (off, off);
         let mut data = data;
         let mut sealed = sealed;
         loop {
@@ -146,7 +146,10 @@ impl Content {
             let mut places = Vec::new();
             if kind == Run::Over {
                 let blocks = (stop - off / BLOCK) as usize;
-                places = self.volume.redo.take(blocks, self.volume.sessions.current())?;
+                places = match self.volume.redo.take(blocks, self.volume.sessions.current()) {
+                    Err(RedoError::Full) => return Err(ContentError::RedoFull { written: (off - start) as usize }),
+                    other => other?,
+                };
                 stop = off / BLOCK + places.len() as u64;
             }
             if stop > last {

@@ -110,7 +110,14 @@ impl Fs {
     fn write_open(&self, file: &Arc<OpenFile>, off: u64, data: &[u8]) -> Result<()> {
         with_scratch(|scratch| {
             let mut sealed = file.content.read().seal_ahead(off, data, scratch);
-            self.change(file, |content| content.write_at(off, data, scratch, sealed.take()))
+            let mut done = 0;
+            self.change(file, |content| {
+                let written = content.write_at(off + done as u64, &data[done..], scratch, sealed.take());
+                if let Err(ContentError::RedoFull { written }) = written {
+                    done += written;
+                }
+                written
+            })
         })
     }
 

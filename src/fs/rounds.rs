@@ -48,7 +48,10 @@ impl Fs {
         let changed = loop {
             let mut content = file.content.write();
             match change(&mut content) {
-                Err(ContentError::RedoFull) if tries < ROOM_TRIES => tries += 1,
+                // As often as it takes, as long as each time some of it was written.
+                Err(ContentError::RedoFull { written }) if written > 0 || tries < ROOM_TRIES => {
+                    tries = if written > 0 { 0 } else { tries + 1 };
+                }
                 // Holes that wait to be punched have space to give.
                 Err(ContentError::Backing(Errno::NOSPC | Errno::DQUOT)) if !made_room && self.anything_waits() => {
                     made_room = true;
