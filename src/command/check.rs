@@ -92,9 +92,8 @@ pub fn run(args: &Check) -> Outcome {
     let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: Durability::Fast });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&claims)?, kms.runtime.handle().clone());
     let salvage = args.salvage.as_deref().map(|dir| Salvage::new(dir, &args.backing)).transpose()?;
-    if !crashed.is_empty() && !live {
-        let cause = format!("{} of the volume did not end cleanly", mounts(crashed.len()));
-        report.add(Finding::new(Severity::Leftover, Kind::Session, None, STATE_FILE.as_bytes(), cause));
+    if !live {
+        tell_crashed(&report, crashed.len());
     }
     if args.repair {
         volume.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
@@ -183,12 +182,20 @@ pub fn of_volume(
         unsettled: AtomicBool::new(false),
         report: Report::default(),
     };
+    tell_crashed(&checker.report, crashed.len());
     checker.go(false);
     if repair {
         checker.settle();
     }
     checker.report.finish();
     (checker.report.tally().exit(), checker.report.text())
+}
+
+fn tell_crashed(report: &Report, crashed: usize) {
+    if crashed > 0 {
+        let cause = format!("{} of the volume did not end cleanly", mounts(crashed));
+        report.add(Finding::new(Severity::Leftover, Kind::Session, None, STATE_FILE.as_bytes(), cause));
+    }
 }
 
 fn verdict(exit: Exit, backing_dir: &Path) -> String {

@@ -30,6 +30,7 @@ impl Content {
         self.doubts.void_until = self.round.stamp();
         self.doubts.again = true;
         self.record_stale = true;
+        self.volume.redo.hold(self.round.all_issued());
         for (_, written) in self.doubts.under_way.extract_if(.., |(stamp, _)| *stamp <= sync.stamp) {
             self.pages.written().join(written);
         }
@@ -106,8 +107,8 @@ impl Content {
             return Ok(None);
         }
         let mut page = vec![0; BLOCK_LEN];
-        for place in self.round.places_of(block) {
-            if self.volume.redo.read(place, &mut page) && verifies(&page) {
+        for ticket in self.round.issued_of(block) {
+            if self.volume.redo.read(ticket, &mut page) && verifies(&page) {
                 bytes.copy_from_slice(&page);
                 return Ok(None);
             }

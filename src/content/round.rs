@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::durable::redo::Place;
+use crate::durable::redo::{Place, Ticket};
 use crate::format::layout::SLOT_LEN;
 
 use super::io::runs;
@@ -36,8 +36,8 @@ pub(super) struct Round {
     entries: BTreeMap<u64, Entry>,
     /// Counts the barriers that were begun: one that begins covers what has a lower stamp after.
     stamp: u64,
-    /// Blocks and places whose pages were issued, under the stamp of that time.
-    issued: Vec<(u64, Place, u64)>,
+    /// Blocks whose pages were issued, with what stands for their places, under the stamp of that time.
+    issued: Vec<(u64, Ticket, u64)>,
 }
 
 impl Round {
@@ -75,9 +75,14 @@ impl Round {
         self.entries.range(range).any(|(_, entry)| entry.stamp != self.stamp || matches!(entry.waiting, Waiting::Punch))
     }
 
-    /// Places that still have what was written into the page of `block` last, the newest first.
-    pub fn places_of(&self, block: u64) -> impl Iterator<Item = Place> + '_ {
-        self.issued.iter().rev().filter(move |(of, ..)| *of == block).map(|(_, place, _)| *place)
+    /// What stands for places that may have what was written into the page of `block` last, the newest first.
+    pub fn issued_of(&self, block: u64) -> impl Iterator<Item = Ticket> + '_ {
+        self.issued.iter().rev().filter(move |(of, ..)| *of == block).map(|(_, ticket, _)| *ticket)
+    }
+
+    /// Of all blocks.
+    pub fn all_issued(&self) -> impl Iterator<Item = Ticket> + '_ {
+        self.issued.iter().map(|(_, ticket, _)| *ticket)
     }
 
     /// What waits to overwrite: place, block, version, ciphertext.
@@ -142,7 +147,7 @@ impl Content {
     pub(super) fn wait_no_more(&mut self, block: u64) {
         if let Some(Entry { waiting: Waiting::Over { place, .. }, .. }) = self.round.entries.remove(&block) {
             self.volume.redo.count_waiting(-1);
-            self.round.issued.push((block, place, self.round.stamp));
+            self.round.issued.push((block, self.volume.redo.issued(place), self.round.stamp));
         }
     }
 
@@ -154,11 +159,16 @@ impl Content {
         }
     }
 
-    /// Nothing waits any more. The places are free once everything is durable.
+    /// Nothing waits any more, for nobody can read the file, or it is emptied. The places are free once everything is
+    /// durable.
     pub fn abandon_round(&mut self) {
+        self.leave_round(false);
+    }
+
+    fn leave_round(&mut self, needed: bool) {
         self.doubts.again = false;
         self.wait_no_more_from(0);
-        self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, place, _)| place));
+        self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, ticket, _)| ticket), needed);
     }
 
     /// B, then the second halves of all that waits; what is issued here needs another barrier to be durable.
@@ -209,8 +219,8 @@ impl Content {
             self.synced = sync.recorded.min(self.recorded);
         }
         self.cuts_synced = self.cuts_synced.max(sync.cuts);
-        let free = self.round.issued.extract_if(.., |(.., stamp)| *stamp < sync.stamp).map(|(_, place, _)| place);
-        self.volume.redo.free(free.collect::<Vec<_>>());
+        let durable = self.round.issued.extract_if(.., |(.., stamp)| *stamp < sync.stamp).map(|(_, ticket, _)| ticket);
+        self.volume.redo.settle(durable.collect::<Vec<_>>());
         let released = self.skipped.release(sync.stamp);
         if !released && self.round.due(sync.stamp, |_| true).is_empty() {
             return Ok(false);
@@ -323,7 +333,7 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.abandon_round();
+        self.leave_round(true);
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One file per mount, made at the first overwriting, grown in steps, renamed when the session gets another number, and
 //! removed at the clean end. A place is in one of three states: free; taken, by a block whose page waits; issued, its
-//! page was written but is not durable yet. Who frees an issued place has seen a barrier after the page was issued.
+//! page was written but is not durable yet. Who frees an issued place has seen a barrier after the page was issued: of its
+//! file, or a `syncfs`.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -63,8 +64,20 @@ struct Inner {
     file: Option<(Arc<OwnedFd>, u32)>,
     places: u32,
     free: Vec<Place>,
-    /// Issued, by files that are closed: free after the next `syncfs`.
-    orphans: Vec<Place>,
+    /// Places whose pages were issued and are not durable yet.
+    issued: HashMap<Ticket, Issued>,
+    last_ticket: Ticket,
+}
+
+/// Stands for a place whose page was issued: it may be free by now, and taken again for another page.
+pub type Ticket = u64;
+
+struct Issued {
+    place: Place,
+    /// Its file is closed: nobody but `syncfs` frees it.
+    orphan: bool,
+    /// A sync failed: its page may never be written, unless its file issues it again.
+    held: bool,
 }
 
 /// The places of redo files that sessions left.
@@ -184,9 +197,52 @@ impl Redo {
         self.inner.lock().free.extend(places);
     }
 
-    /// Places of a file that is closed: free after the next `syncfs`.
-    pub fn orphan(&self, places: impl IntoIterator<Item = Place>) {
-        self.inner.lock().orphans.extend(places);
+    /// The page of a place was issued: the place is free after a barrier that is begun later.
+    pub fn issued(&self, place: Place) -> Ticket {
+        let mut inner = self.inner.lock();
+        inner.last_ticket += 1;
+        let ticket = inner.last_ticket;
+        inner.issued.insert(ticket, Issued { place, orphan: false, held: false });
+        ticket
+    }
+
+    /// A barrier has made their pages durable.
+    pub fn settle(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            if let Some(issued) = inner.issued.remove(&ticket) {
+                inner.free.push(issued.place);
+            }
+        }
+    }
+
+    /// Their barrier has failed: their file will issue their pages again, and no `syncfs` frees them before.
+    pub fn hold(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            if let Some(issued) = inner.issued.get_mut(&ticket) {
+                issued.held = true;
+            }
+        }
+    }
+
+    /// Their file is closed: free after the next `syncfs`. `needed`: its blocks are still there, so pages that may never
+    /// be written are kept.
+    pub fn orphan(&self, tickets: impl IntoIterator<Item = Ticket>, needed: bool) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            let Some(issued) = inner.issued.get_mut(&ticket) else { continue };
+            issued.orphan = true;
+            if !issued.held {
+                continue;
+            }
+            if needed {
+                inner.issued.remove(&ticket);
+                self.kept.store(true, Ordering::SeqCst);
+            } else {
+                issued.held = false;
+            }
+        }
     }
 
     /// Counts pages that wait in memory, or wait no more.
@@ -199,23 +255,39 @@ impl Redo {
         self.waiting.load(Ordering::Relaxed) > WAITING_MAX
     }
 
-    /// Whether a `syncfs` would free so many places that it is worth it.
+    /// Whether a `syncfs` would free so many places of closed files that it is worth it.
     pub fn wants_syncfs(&self) -> bool {
-        self.inner.lock().orphans.len() > PLACES_MAX as usize / 4
+        let inner = self.inner.lock();
+        let enough = PLACES_MAX as usize / 4;
+        inner.issued.len() > enough && inner.issued.values().filter(|issued| issued.orphan).count() > enough
     }
 
-    /// `syncfs`, after which the places of closed files are free. If it fails they are never free again in this mount: the
-    /// system takes pages for written that are not.
+    /// `syncfs`, after which the places are free whose pages were issued before. If it fails, those of closed files are
+    /// never free again in this mount: the system takes pages for written that are not.
     pub fn syncfs(&self) -> Result<(), Errno> {
-        let orphans = std::mem::take(&mut self.inner.lock().orphans);
+        let before: Vec<Ticket> =
+            self.inner.lock().issued.iter().filter(|(_, issued)| !issued.held).map(|(&ticket, _)| ticket).collect();
         let synced = backing::syncfs(self.root.as_fd());
-        if synced.is_ok() {
-            self.free(orphans);
-        } else {
-            self.failures.fetch_add(1, Ordering::SeqCst);
-            if !orphans.is_empty() {
-                self.kept.store(true, Ordering::SeqCst);
+        let mut inner = self.inner.lock();
+        for ticket in before {
+            let Some(issued) = inner.issued.get_mut(&ticket) else { continue };
+            match (synced.is_ok(), issued.orphan) {
+                // A barrier beside this one has failed.
+                (true, _) if issued.held => {}
+                (true, _) => {
+                    let place = issued.place;
+                    inner.issued.remove(&ticket);
+                    inner.free.push(place);
+                }
+                (false, false) => issued.held = true,
+                (false, true) => {
+                    inner.issued.remove(&ticket);
+                    self.kept.store(true, Ordering::SeqCst);
+                }
             }
+        }
+        if synced.is_err() {
+            self.failures.fetch_add(1, Ordering::SeqCst);
         }
         synced
     }
@@ -241,8 +313,9 @@ impl Redo {
         self.kept.load(Ordering::SeqCst)
     }
 
-    /// The page in a place, as it was written.
-    pub fn read(&self, place: Place, page: &mut [u8]) -> bool {
+    /// The page that was issued, as long as its place has it.
+    pub fn read(&self, ticket: Ticket, page: &mut [u8]) -> bool {
+        let Some(place) = self.inner.lock().issued.get(&ticket).map(|issued| issued.place) else { return false };
         let at = u64::from(place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
         self.file().is_some_and(|file| backing::read_at(file.as_fd(), page, at) == Ok(page.len()))
     }
@@ -388,7 +461,8 @@ mod tests {
         };
         assert!(matches!(full, RedoError::Full));
         assert_eq!(taken.len(), PLACES_MAX as usize);
-        redo.orphan(taken.split_off(10));
+        let tickets: Vec<Ticket> = taken.split_off(10).into_iter().map(|place| redo.issued(place)).collect();
+        redo.orphan(tickets, true);
         assert!(matches!(redo.take(1, 1), Err(RedoError::Full)), "not before a syncfs");
         redo.syncfs().expect("syncs");
         assert!(redo.take(1, 1).is_ok());

@@ -173,8 +173,11 @@ pub(super) fn put_link(dir: BorrowedFd<'_>, link: &[u8], text: &[u8]) -> backing
     match backing::symlink(text, dir, link) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => {
-            if backing::read_link(dir, link).is_ok_and(|there| there == text) {
-                return Ok(false);
+            match backing::read_link(dir, link) {
+                Ok(there) if there == text => return Ok(false),
+                Ok(_) | Err(Errno::NOENT | Errno::INVAL) => {}
+                // It may be another entry's, and good.
+                Err(e) => return Err(e),
             }
             backing::unlink(dir, link)?;
             backing::symlink(text, dir, link)?;
