@@ -325,8 +325,10 @@ impl Content {
         let mut scratch = Scratch::new();
         while self.size > synced {
             let last = (self.size - 1) / BLOCK;
-            if self.read_blocks(last, 1, &mut scratch).is_ok() {
-                break;
+            match self.read_blocks(last, 1, &mut scratch) {
+                // The backing does not read it: that is no reason to cut it off.
+                Ok(()) | Err(ContentError::Backing(_)) => break,
+                Err(_) => {}
             }
             self.size = (last * BLOCK).max(synced);
             self.tail_zero = if self.size.is_multiple_of(BLOCK) { Some(true) } else { None };
@@ -540,7 +542,7 @@ impl Content {
         if block::open_block(&key, block, version, page).is_ok() {
             return Ok(true);
         }
-        let left = self.volume.redo.find(&self.keys()?.header.file_id, block, version, page);
+        let left = self.volume.redo.find(&self.keys()?.header.file_id, block, version, page)?;
         Ok(left && block::open_block(&key, block, version, page).is_ok())
     }
 }

@@ -113,7 +113,7 @@ impl Content {
                 return Ok(None);
             }
         }
-        if self.volume.redo.find(&keys.header.file_id, block, &wanted, &mut page) && verifies(&page) {
+        if self.volume.redo.find(&keys.header.file_id, block, &wanted, &mut page)? && verifies(&page) {
             return Ok(None);
         }
         if let Some(Waiting::Fill { .. }) = self.round.get(block) {

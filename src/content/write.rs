@@ -335,12 +335,15 @@ impl Content {
         for (block, version) in request.range.clone().zip(versions) {
             // Where a page was written in vain, the block is the hole that its slot says; one that waited already may
             // have lost its page.
-            if written.is_ok() || self.page_matches(block, &version, scratch)? {
+            if written.is_ok() || self.page_matches(block, &version, scratch).unwrap_or(false) {
                 self.wait_for_barrier(block, Waiting::Fill { version });
-            } else if let Some(Waiting::Fill { version }) = self.round.get(block)
-                && !self.page_matches(block, &{ *version }, scratch)?
-            {
-                self.wait_no_more(block);
+            } else if let Some(Waiting::Fill { version }) = self.round.get(block) {
+                match self.page_matches(block, &{ *version }, scratch) {
+                    Ok(true) => {}
+                    Ok(false) => self.wait_no_more(block),
+                    // It is looked at before the next barrier, and told if it is lost.
+                    Err(_) => self.doubts.again = true,
+                }
             }
         }
         Ok(written?)

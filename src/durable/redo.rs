@@ -344,38 +344,55 @@ impl Redo {
         backing::unlink(self.root.as_fd(), file_name(session).as_bytes())
     }
 
-    /// Whether a session that did not end has left anything of this file.
+    /// Whether a session that did not end has left anything of this file; also where that cannot be read.
     pub fn has_left(&self, file_id: &FileId) -> bool {
-        self.left().is_some_and(|left| left.places.keys().any(|(left, _)| left == file_id))
+        let left = self.left();
+        left.is_err() || left.is_ok_and(|left| left.is_some_and(|left| left.places.keys().any(|(of, _)| of == file_id)))
     }
 
-    fn left(&self) -> Option<&Left> {
-        let read = || Left::read(self.root.as_fd(), &self.crashed);
-        (!self.crashed.is_empty()).then(|| self.left.get_or_init(read))
+    /// # Errors
+    /// What sessions left cannot be read, and is not known: it is tried again.
+    fn left(&self) -> Result<Option<&Left>, Errno> {
+        if self.crashed.is_empty() {
+            return Ok(None);
+        }
+        if let Some(left) = self.left.get() {
+            return Ok(Some(left));
+        }
+        let read = Left::read(self.root.as_fd(), &self.crashed)?;
+        Ok(Some(self.left.get_or_init(|| read)))
     }
 
     /// The page of a block that a session which did not end was about to write: as it lies in a redo file, not verified.
-    pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> bool {
-        let Some(left) = self.left() else { return false };
-        let Some(places) = left.places.get(&(*file_id, block)) else { return false };
-        places.iter().filter(|left| left.version == *version).any(|found| {
+    ///
+    /// # Errors
+    /// It may be there, and cannot be read: the block is not what is found without it.
+    pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> Result<bool, Errno> {
+        let Some(left) = self.left()? else { return Ok(false) };
+        let Some(places) = left.places.get(&(*file_id, block)) else { return Ok(false) };
+        for found in places.iter().filter(|left| left.version == *version) {
             let at = u64::from(found.place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
-            backing::read_at(left.files[found.file].as_fd(), page, at) == Ok(page.len())
-        })
+            if backing::read_at(left.files[found.file].as_fd(), page, at)? == page.len() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 impl Left {
-    fn read(root: BorrowedFd<'_>, sessions: &[u32]) -> Self {
+    fn read(root: BorrowedFd<'_>, sessions: &[u32]) -> Result<Self, Errno> {
         let mut left = Self::default();
         for &session in sessions {
-            if let Err(e) = left.add(root, session)
-                && e != Errno::NOENT
-            {
-                tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
+            match left.add(root, session) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => {
+                    tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
+                    return Err(e);
+                }
             }
         }
-        left
+        Ok(left)
     }
 
     fn add(&mut self, root: BorrowedFd<'_>, session: u32) -> Result<(), Errno> {
@@ -441,11 +458,14 @@ mod tests {
         own.write(&places, [9; 16], blocks).expect("writes");
         let later = redo(&dir, vec![3, 7]);
         let mut page = [0xff; BLOCK_LEN];
-        assert!(later.find(&[9; 16], 41, &version(1), &mut page));
+        assert!(later.find(&[9; 16], 41, &version(1), &mut page).expect("reads"));
         assert_eq!(page[..], pages[1][..]);
-        assert!(!later.find(&[9; 16], 41, &version(2), &mut page), "another version");
-        assert!(!later.find(&[8; 16], 41, &version(1), &mut page), "another file");
-        assert!(!redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page), "a session that has ended");
+        assert!(!later.find(&[9; 16], 41, &version(2), &mut page).expect("reads"), "another version");
+        assert!(!later.find(&[8; 16], 41, &version(1), &mut page).expect("reads"), "another file");
+        assert!(
+            !redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page).expect("reads"),
+            "a session that has ended"
+        );
     }
 
     #[test]
