@@ -37,6 +37,7 @@ use crate::format::record::{RECORD_LEN, Record, SEALS_PER_EPOCH, SEALS_PER_RECOR
 
 use again::Doubts;
 pub use io::Scratch;
+pub use pages::Written;
 use pages::{Edit, SlotPages};
 use round::Round;
 use skipmap::SkipMap;
@@ -333,6 +334,18 @@ impl Content {
             self.size = (last * BLOCK).max(synced);
             self.tail_zero = if self.size.is_multiple_of(BLOCK) { Some(true) } else { None };
         }
+    }
+
+    /// Pages that were written and are not known to be durable: for who opens the file next.
+    pub fn take_written(&mut self) -> Written {
+        let mut written = std::mem::take(self.pages.written());
+        self.doubts.under_way.drain(..).for_each(|(_, more)| written.join(more));
+        written
+    }
+
+    /// Pages that were written before the file was opened.
+    pub fn add_written(&mut self, written: Written) {
+        self.pages.written().join(written);
     }
 
     /// Plaintext bytes.

@@ -21,6 +21,8 @@ impl Content {
         }
         self.look_at_age();
         match size.cmp(&self.size) {
+            // A length that could not be set is tried again.
+            std::cmp::Ordering::Equal if self.stored_len > 0 => self.set_stored_len(stored_len(size)),
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less if size == 0 => {
                 backing::set_len(self.file.as_fd(), 0)?;

@@ -440,9 +440,8 @@ impl Content {
     /// After the data and its slots: map bits, record, stored length.
     pub(super) fn finish(&mut self, new_size: u64, became_sparse: bool, completed: bool, recorded: bool) -> Result<()> {
         self.write_map(new_size, completed)?;
-        let grew = new_size != self.size;
-        if grew {
-            let old = self.size;
+        let old = self.size;
+        if new_size != old {
             self.size = new_size;
             if recorded && !became_sparse {
                 self.record_was_written();
@@ -456,7 +455,17 @@ impl Content {
         } else if self.record_stale {
             self.write_record()?;
         }
-        self.set_stored_len(stored_len(self.size))
+        let set = self.set_stored_len(stored_len(self.size));
+        if set.is_err() && new_size != old {
+            // Once its session has ended, a record that says more than the file has would make the file one that was cut.
+            self.size = old;
+            self.tail_zero = None;
+            self.record_stale = true;
+            if self.write_record().is_err() {
+                self.leave_unclean();
+            }
+        }
+        set
     }
 
     /// Writes the map of a sparse file where it changed. If groups were `completed` they may have been the last.

@@ -116,9 +116,10 @@ impl Step {
         let full = |path: &str| names.keys().any(|other| other.starts_with(format!("{path}/").as_bytes()));
         self.needs().is_none_or(there)
             && match self {
-                Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) | Self::Link(_, path) => !there(path),
+                Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) => !there(path),
+                Self::Link(_, to) => !there(to) && to.rsplit_once('/').is_none_or(|(dir, _)| there(dir)),
                 Self::Remove(path) => !full(path),
-                Self::Rename(_, to) => !full(to),
+                Self::Rename(_, to) => !full(to) && to.rsplit_once('/').is_none_or(|(dir, _)| there(dir)),
                 _ => true,
             }
     }

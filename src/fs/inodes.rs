@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use crate::backing;
+use crate::content::Written;
 use crate::format::layout::plain_len;
 use crate::names::{DirId, is_cut};
 
@@ -63,6 +64,8 @@ pub struct Inode {
     pub open: Mutex<Option<Arc<OpenFile>>>,
     /// A directory whose marker or link names this file and is not synced yet.
     pub unsynced_in: Mutex<Option<Arc<Inode>>>,
+    /// What was written to a file that is closed by now, and is not known to be durable.
+    pub written: Mutex<Written>,
     /// See [`Self::has_cut_targets`].
     cut_targets: AtomicBool,
 }
@@ -89,6 +92,7 @@ impl Inode {
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced_in: Mutex::default(),
+            written: Mutex::default(),
             cut_targets: AtomicBool::new(false),
         })
     }

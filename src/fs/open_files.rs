@@ -115,6 +115,8 @@ impl Fs {
                 content
             }
         };
+        let mut content = content;
+        content.add_written(std::mem::take(&mut *inode.written.lock()));
         let file = OpenFile::new(inode.clone(), content, writable);
         *open = Some(file.clone());
         Ok(file)
@@ -141,7 +143,9 @@ impl Fs {
             return Ok(());
         }
         *open = None;
-        file.close()
+        let closed = file.close();
+        *file.inode.written.lock() = file.content.write().take_written();
+        closed
     }
 
     /// Gives an empty file its data key: the one that was waited for, or one from the pool.

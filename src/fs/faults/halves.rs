@@ -333,20 +333,55 @@ fn what_a_failed_append_left_does_not_show() {
     }
 }
 
-/// `fsync` sets the stored length that a truncation could not set: it would promise a size that is nowhere.
+/// A size whose length could not be set is taken back: once the session has ended, the file would count as one that was
+/// cut, and nobody could open it.
 #[test]
-fn fsync_sets_a_length_that_could_not_be_set() {
-    let mut world = World::new(&Setup::safe());
-    synced(&mut world, "f", 5000);
-    under(&mut world, all(Call::SetLen), |world| {
-        assert!(world.rig.set_len("f", 1_500_000).is_err());
-        fsync_in_vain(world, "f");
-    });
-    let file = world.file("f");
-    world.files[file].set_len(1_500_000);
-    world.fsync("f");
-    reads_right(&world, "f");
-    survives_cuts(world);
+fn a_size_whose_length_could_not_be_set_is_taken_back() {
+    for record_fails in [false, true] {
+        let mut world = World::new(&Setup::safe());
+        synced(&mut world, "f", 5000);
+        let mut lengths = 0;
+        let fails = move |call| {
+            lengths += usize::from(call == Call::SetLen);
+            (call == Call::SetLen || (record_fails && lengths > 0 && call == Call::Write)).then_some(Errno::FBIG)
+        };
+        under(&mut world, fails, |world| {
+            assert_eq!(world.rig.set_len("f", 126_976).expect_err("no such length").errno(), libc::EFBIG);
+        });
+        world.did("a truncation that failed".into());
+        reads_right(&world, "f");
+        world.rotate();
+        reads_right(&world, "f");
+        if !record_fails {
+            survives_cuts(world);
+            continue;
+        }
+        world.fsync("f");
+        world.remount();
+        reads_right(&world, "f");
+    }
+}
+
+/// A truncation to the size that the file has sets the length that could not be set, and so does `fsync`.
+#[test]
+fn a_length_that_could_not_be_set_is_set_later() {
+    for by_fsync in [false, true] {
+        let mut world = World::new(&Setup::safe());
+        synced(&mut world, "f", 500_000);
+        under(&mut world, all(Call::SetLen), |world| assert!(world.rig.set_len("f", 5000).is_err()));
+        let file = world.file("f");
+        world.files[file].set_len(5000);
+        world.did("a cut whose length could not be set".into());
+        if by_fsync {
+            world.fsync("f");
+        } else {
+            world.set_len("f", 5000);
+        }
+        let stored = std::fs::metadata(world.rig.path().join("f")).expect("plain names").len();
+        assert_eq!(stored, crate::format::layout::stored_len(5000));
+        reads_right(&world, "f");
+        survives_cuts(world);
+    }
 }
 
 /// A directory that was made, could not be looked at and could not be removed again is there under its name.
@@ -367,6 +402,18 @@ fn a_directory_that_cannot_be_taken_back_keeps_its_long_name() {
     let (nothing, text) = rig::check(&path, &setup, false);
     assert!(nothing, "{text}");
     assert!(found.names.len() <= 1);
+}
+
+/// What was written before a close is issued again too, if a sync after it fails.
+#[test]
+fn a_sync_that_fails_after_a_close_counts_for_what_was_written_before() {
+    let mut world = World::new(&Setup::safe());
+    world.create("f");
+    world.write("f", 0, 40_000);
+    world.close("f");
+    under(&mut world, all(Call::Sync), |world| fsync_in_vain(world, "f"));
+    world.fsync("f");
+    survives_cuts(world);
 }
 
 /// The first halves that a failed sync has not made durable are issued again before the second halves are.
