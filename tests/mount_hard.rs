@@ -164,7 +164,7 @@ fn a_backing_that_fails_is_told_by_fsync(setup: &Setup) {
     hard.begin_anew();
 }
 
-/// When the backing goes read-only because of an error, reads go on, writes give EROFS, and nothing is lost.
+/// When the backing goes read-only because of an error, reads go on, writes give EROFS or EIO, and nothing is lost.
 fn a_backing_that_went_read_only_is_read(setup: &Setup) {
     let mut hard = Hard::on(setup, Ext4::new(64 << 20));
     hard.disk.abort();
@@ -260,7 +260,7 @@ fn a_backing_that_is_removed_gives_errors(setup: &Setup) {
     m.unmount();
 }
 
-/// When the daemon has no descriptor left, opening gives EMFILE, and what is open is written and synced.
+/// When the daemon has no descriptor left, opening gives EMFILE, and nothing that was fsynced is lost.
 fn without_descriptors_nothing_is_lost(setup: &Setup) {
     let mut m = Mounted::new(setup);
     let mut kept = Kept::default();

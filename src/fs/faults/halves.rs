@@ -78,7 +78,7 @@ fn calls_of(log: &[tap::Change], is: impl Fn(&tap::Change) -> bool) -> usize {
     log.iter().filter(|change| is(change)).count()
 }
 
-/// A second half that could not be written waits on, reads show it, `fsync` tells, and the next one writes it.
+/// What could not be written to the backing in the background is told by `fsync` and tried again, and reads show it meanwhile.
 #[test]
 fn a_second_half_that_fails_waits_on() {
     let mut world = World::new(&Setup::safe());
@@ -432,7 +432,7 @@ fn a_sync_after_one_that_failed_issues_all_again() {
     }
 }
 
-/// New data too: an fsync that returns Ok after one that failed is no lie.
+/// An `fsync` that succeeds after one that failed has written everything again that the first was to write.
 #[test]
 fn new_data_is_durable_after_a_second_fsync() {
     let mut world = World::new(&Setup::safe());
