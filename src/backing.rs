@@ -16,11 +16,25 @@ pub mod tap;
 
 pub type Result<T> = std::result::Result<T, Errno>;
 
+/// Unit tests make calls of this kind fail.
+macro_rules! may_fail {
+    ($kind:ident) => {
+        #[cfg(test)]
+        tap::ask(tap::Call::$kind)?;
+    };
+}
+
 /// Makes one call that changes the backing directory. Unit tests record such calls, and make them fail.
 macro_rules! changing {
+    ($kind:ident, $call:expr, $change:expr) => {{
+        may_fail!($kind);
+        recorded!($call, $change)
+    }};
+}
+
+/// Makes a call that unit tests record.
+macro_rules! recorded {
     ($call:expr, $change:expr) => {{
-        #[cfg(test)]
-        tap::ask()?;
         let done = $call;
         #[cfg(test)]
         if done.is_ok() {
@@ -38,6 +52,7 @@ pub fn open_root(path: &Path) -> Result<OwnedFd> {
 
 /// An O_PATH descriptor of the entry `name` of `dir`, which must lie in the same file system; never follows a link.
 pub fn open_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    may_fail!(Open);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
@@ -51,17 +66,20 @@ pub fn open_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 
 /// Opens again what `fd` (O_PATH or not) refers to.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    may_fail!(Open);
     rustix::fs::open(proc_path(fd), flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A directory opened for listing.
 pub fn open_dir(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    may_fail!(Open);
     rustix::fs::openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a regular file for reading. Anything else is EINVAL, and is not opened: a FIFO would wait for ever for somebody
 /// who writes, and a device may act.
 pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    may_fail!(Open);
     let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(stat(fd.as_fd())?.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
@@ -73,6 +91,7 @@ pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 pub fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     changing!(
+        Make,
         rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777)),
         Create { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name) }
     )
@@ -80,6 +99,7 @@ pub fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<OwnedFd> {
 
 pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
     changing!(
+        Make,
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777)),
         Mkdir { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name) }
     )
@@ -87,11 +107,13 @@ pub fn mkdir(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
 
 /// `mode` has the file type; `rdev` as `makedev` gives it.
 pub fn mknod(dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
+    may_fail!(Make);
     rustix::fs::mknodat(dir, name, rustix::fs::FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777), rdev)
 }
 
 pub fn symlink(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     changing!(
+        Make,
         rustix::fs::symlinkat(target, dir, name),
         Symlink { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino_of(dir, name), target: target.to_vec() }
     )
@@ -106,15 +128,23 @@ pub fn link(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> 
         }
         other => other,
     };
-    changing!(link(), Link { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino(fd) })
+    changing!(Make, link(), Link { dir: tap::ino(dir), name: name.to_vec(), ino: tap::ino(fd) })
 }
 
 pub fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    changing!(rustix::fs::unlinkat(dir, name, AtFlags::empty()), Remove { dir: tap::ino(dir), name: name.to_vec() })
+    changing!(
+        Remove,
+        rustix::fs::unlinkat(dir, name, AtFlags::empty()),
+        Remove { dir: tap::ino(dir), name: name.to_vec() }
+    )
 }
 
 pub fn rmdir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    changing!(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR), Remove { dir: tap::ino(dir), name: name.to_vec() })
+    changing!(
+        Remove,
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR),
+        Remove { dir: tap::ino(dir), name: name.to_vec() }
+    )
 }
 
 pub fn rename(
@@ -132,6 +162,7 @@ pub fn rename(
         }
     };
     changing!(
+        Rename,
         rename(),
         Rename {
             from: (tap::ino(from), name.to_vec()),
@@ -143,6 +174,7 @@ pub fn rename(
 
 /// The target of the symlink `name` of `dir`.
 pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    may_fail!(ReadLink);
     // Room for the longest one: a smaller buffer would be filled again and again.
     Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(4096))?.into_bytes())
 }
@@ -153,55 +185,67 @@ pub fn read_link_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
 }
 
 pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat> {
+    may_fail!(Stat);
     rustix::fs::fstat(fd)
 }
 
 /// The status of the entry `name` of `dir`, links not followed.
 pub fn stat_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
+    may_fail!(Stat);
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    may_fail!(SetAttr);
     rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
 }
 
 pub fn chown(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    may_fail!(SetAttr);
     rustix::fs::chownat(fd, c"", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
 }
 
 pub fn set_times(fd: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
+    may_fail!(SetAttr);
     rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)
 }
 
 /// Sets the mtime to the one that `stat` has.
 pub fn set_mtime(fd: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
+    may_fail!(SetAttr);
     let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
     rustix::fs::futimens(fd, &Timestamps { last_access: omit, last_modification: mtime })
 }
 
 pub fn statvfs(fd: BorrowedFd<'_>) -> Result<rustix::fs::StatVfs> {
+    may_fail!(Stat);
     rustix::fs::fstatvfs(fd)
 }
 
 pub fn get_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &mut [u8]) -> Result<usize> {
+    may_fail!(ReadXattr);
     rustix::fs::getxattr(proc_path(fd), name, value)
 }
 
 pub fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], flags: rustix::fs::XattrFlags) -> Result<()> {
+    may_fail!(SetAttr);
     rustix::fs::setxattr(proc_path(fd), name, value, flags)
 }
 
 pub fn list_xattrs(fd: BorrowedFd<'_>, list: &mut [u8]) -> Result<usize> {
+    may_fail!(ReadXattr);
     rustix::fs::listxattr(proc_path(fd), list)
 }
 
 pub fn remove_xattr(fd: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    may_fail!(SetAttr);
     rustix::fs::removexattr(proc_path(fd), name)
 }
 
 /// Reads into `bufs` one after the other from `offset` on; fewer bytes than asked only at the file's end.
 pub fn read_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSliceMut<'_>], offset: u64) -> Result<usize> {
+    may_fail!(Read);
     let mut done = 0;
     let mut bufs = bufs;
     while !bufs.is_empty() {
@@ -225,17 +269,11 @@ pub fn read_at(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize>
 /// Writes all of `bufs` one after the other from `offset` on. After an error any part may have been written.
 pub fn write_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSlice<'_>], offset: u64) -> Result<()> {
     #[cfg(test)]
-    tap::ask()?;
-    #[cfg(test)]
-    tap::tell(|| tap::Change::Write {
-        ino: tap::ino(fd),
-        off: offset,
-        data: bufs.iter().flat_map(|buf| buf.iter().copied()).collect(),
-    });
+    tap::ask_to_write(fd, bufs, offset)?;
     let mut done = 0;
     let mut bufs = bufs;
     while !bufs.is_empty() {
-        match rustix::io::pwritev(fd, bufs, offset + done) {
+        match write_some(fd, bufs, offset + done) {
             Ok(0) => return Err(Errno::IO),
             Ok(n) => {
                 done += n as u64;
@@ -248,17 +286,26 @@ pub fn write_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [io::IoSlice<'_>], offse
     Ok(())
 }
 
+fn write_some(fd: BorrowedFd<'_>, bufs: &[io::IoSlice<'_>], offset: u64) -> Result<usize> {
+    #[cfg(test)]
+    if let Some(written) = tap::write_short(fd, bufs, offset) {
+        return written;
+    }
+    rustix::io::pwritev(fd, bufs, offset)
+}
+
 pub fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> Result<()> {
     write_vectored_at(fd, &mut [io::IoSlice::new(buf)], offset)
 }
 
 pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<()> {
-    changing!(rustix::fs::ftruncate(fd, len), SetLen { ino: tap::ino(fd), len })
+    changing!(SetLen, rustix::fs::ftruncate(fd, len), SetLen { ino: tap::ino(fd), len })
 }
 
 /// Where the next stored data at or behind `offset` begins, `None` if there is none; a backing that can't tell says
 /// `offset` itself. Moves the descriptor's position, which nobody uses.
 pub fn next_data(fd: BorrowedFd<'_>, offset: u64) -> Result<Option<u64>> {
+    may_fail!(Read);
     match rustix::fs::seek(fd, rustix::fs::SeekFrom::Data(offset)) {
         Ok(at) => Ok(Some(at)),
         Err(Errno::NXIO) => Ok(None),
@@ -270,6 +317,7 @@ pub fn next_data(fd: BorrowedFd<'_>, offset: u64) -> Result<Option<u64>> {
 /// Makes sure that a range behind the end, or at it, has its space: allocated, or else written with zeros.
 pub fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     let allocated = changing!(
+        Allocate,
         rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, len),
         SetLen { ino: tap::ino(fd), len: offset + len }
     );
@@ -290,8 +338,7 @@ pub fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
 
 /// Gives a range inside a file its space, as far as the backing can.
 pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
-    #[cfg(test)]
-    tap::ask()?;
+    may_fail!(Allocate);
     match rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, offset, len) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         other => other,
@@ -301,23 +348,30 @@ pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
 /// Gives the space of a range back. Backings that can't are left as they are: a hole's page does not count.
 pub fn punch(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match changing!(rustix::fs::fallocate(fd, flags, offset, len), Punch { ino: tap::ino(fd), off: offset, len }) {
+    match changing!(Punch, rustix::fs::fallocate(fd, flags, offset, len), Punch { ino: tap::ino(fd), off: offset, len })
+    {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         other => other,
     }
 }
 
 pub fn fdatasync(fd: BorrowedFd<'_>) -> Result<()> {
-    changing!(rustix::fs::fdatasync(fd), Sync { ino: tap::ino(fd) })
+    #[cfg(test)]
+    tap::ask_to_sync(Some(fd))?;
+    recorded!(rustix::fs::fdatasync(fd), Sync { ino: tap::ino(fd) })
 }
 
 pub fn fsync(fd: BorrowedFd<'_>) -> Result<()> {
-    changing!(rustix::fs::fsync(fd), Sync { ino: tap::ino(fd) })
+    #[cfg(test)]
+    tap::ask_to_sync(Some(fd))?;
+    recorded!(rustix::fs::fsync(fd), Sync { ino: tap::ino(fd) })
 }
 
 /// Makes the whole backing file system durable.
 pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
-    changing!(rustix::fs::syncfs(fd), SyncAll)
+    #[cfg(test)]
+    tap::ask_to_sync(None)?;
+    recorded!(rustix::fs::syncfs(fd), SyncAll)
 }
 
 /// Syncs the directory that an O_PATH descriptor refers to.
@@ -342,6 +396,7 @@ pub fn list_dir(
     buf: &mut Vec<u8>,
     mut each: impl FnMut(RawEntry<'_>) -> bool,
 ) -> Result<()> {
+    may_fail!(List);
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(position))?;
     let mut raw = rustix::fs::RawDir::new(dir, buf.spare_capacity_mut());
     while let Some(entry) = raw.next() {

@@ -4,6 +4,7 @@
 //! for `&mut self`. Nothing here knows names, the KMS or FUSE; a key that is missing is the error
 //! [`ContentError::NoKey`], which changes nothing.
 
+mod again;
 pub mod examine;
 mod holes;
 mod io;
@@ -34,7 +35,9 @@ use crate::format::layout::{
 };
 use crate::format::record::{RECORD_LEN, Record, SEALS_PER_EPOCH, SEALS_PER_RECORD};
 
+use again::Doubts;
 pub use io::Scratch;
+pub use pages::Written;
 use pages::{Edit, SlotPages};
 use round::Round;
 use skipmap::SkipMap;
@@ -75,9 +78,10 @@ pub enum ContentError {
     Exhausted,
     #[error(transparent)]
     WrappingTooLong(#[from] TooLong),
-    /// No place of the redo file is free: nothing has changed. End rounds, sync, and call again.
+    /// No place of the redo file is free. The first `written` bytes of the request were written, and nothing else has
+    /// changed. End rounds, sync, and call again for the rest.
     #[error("every place of the redo file is in use")]
-    RedoFull,
+    RedoFull { written: usize },
     /// The file is empty and has no data key yet: give it one with [`Content::set_key`] and call again.
     #[error("the file has no data key yet")]
     NoKey,
@@ -154,8 +158,11 @@ pub const SYNC_BARRIERS: usize = 2;
 #[derive(Debug)]
 pub struct Sync {
     file: Arc<OwnedFd>,
-    /// Ciphertext that waits was written into it.
-    redo: Option<Arc<OwnedFd>>,
+    volume: Arc<Volume>,
+    /// Ciphertext that waits was written into the redo file.
+    over: bool,
+    /// [`Redo::failures`] when it was begun.
+    redo_failures: u64,
     recorded: u64,
     cuts: u64,
     /// What was issued under a lower stamp is covered.
@@ -163,10 +170,10 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// B: what was issued before is durable after.
+    /// B: what was issued before is durable after. If it fails, [`Content::barrier_failed`] has to be told.
     pub fn barrier(&self) -> Result<()> {
-        if let Some(redo) = &self.redo {
-            backing::fdatasync(redo.as_fd())?;
+        if self.over {
+            self.volume.redo.sync()?;
         }
         Ok(backing::fdatasync(self.file.as_fd())?)
     }
@@ -175,7 +182,7 @@ impl Sync {
 impl From<RedoError> for ContentError {
     fn from(e: RedoError) -> Self {
         match e {
-            RedoError::Full => Self::RedoFull,
+            RedoError::Full => Self::RedoFull { written: 0 },
             RedoError::Backing(e) => Self::Backing(e),
         }
     }
@@ -218,11 +225,13 @@ pub struct Content {
     pages: SlotPages,
     skipped: SkipMap,
     round: Round,
+    doubts: Doubts,
 }
 
 impl Content {
     /// A stored file of length 0.
     pub fn empty(volume: Arc<Volume>, file: Arc<OwnedFd>) -> Self {
+        let doubts = Doubts { redo_failures: volume.redo.failures(), ..Doubts::default() };
         Self {
             volume,
             file,
@@ -245,6 +254,7 @@ impl Content {
             pages: SlotPages::default(),
             skipped: SkipMap::default(),
             round: Round::default(),
+            doubts,
         }
     }
 
@@ -317,13 +327,26 @@ impl Content {
         while self.size > synced {
             let last = (self.size - 1) / BLOCK;
             let first = match self.read_blocks(last, 1, &mut scratch) {
-                Ok(()) => break,
+                // The backing does not read it: that is no reason to cut it off.
+                Ok(()) | Err(ContentError::Backing(_)) => break,
                 Err(ContentError::Missing { .. }) => self.first_missing(last).unwrap_or(last),
                 Err(_) => last,
             };
             self.size = (first * BLOCK).max(synced);
             self.tail_zero = if self.size.is_multiple_of(BLOCK) { Some(true) } else { None };
         }
+    }
+
+    /// Pages that were written and are not known to be durable: for who opens the file next.
+    pub fn take_written(&mut self) -> Written {
+        let mut written = std::mem::take(self.pages.written());
+        self.doubts.under_way.drain(..).for_each(|(_, more)| written.join(more));
+        written
+    }
+
+    /// Pages that were written before the file was opened.
+    pub fn add_written(&mut self, written: Written) {
+        self.pages.written().join(written);
     }
 
     /// Plaintext bytes.
@@ -365,7 +388,11 @@ impl Content {
     pub fn sync(&mut self) -> Result<()> {
         for _ in 0..SYNC_BARRIERS {
             let sync = self.begin_sync()?;
-            sync.barrier()?;
+            let barrier = sync.barrier();
+            if barrier.is_err() {
+                self.barrier_failed(&sync);
+            }
+            barrier?;
             if !self.end_sync(&sync)? {
                 break;
             }
@@ -376,14 +403,14 @@ impl Content {
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
     /// [`Self::end_sync`].
     pub fn begin_sync(&mut self) -> Result<Sync> {
-        if self.stored_len > 0 && self.record_stale {
+        if self.stored_len > 0 && (self.record_stale || self.has_wrong_length()) {
             self.write_record_in_passing()?;
         }
-        Ok(self.begin_barrier())
+        self.begin_barrier()
     }
 
     /// The first part of ending a round without a sync: the record is not written.
-    pub fn begin_round_end(&mut self) -> Sync {
+    pub fn begin_round_end(&mut self) -> Result<Sync> {
         self.begin_barrier()
     }
 
@@ -395,18 +422,30 @@ impl Content {
 
     /// At the last close of a file that is open for writing, once nothing waits: the record says what is known.
     pub fn close(&mut self) -> Result<()> {
-        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded) {
+        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded || self.has_wrong_length()) {
             self.write_record_in_passing()?;
         }
         Ok(())
     }
 
-    /// Writes the record where the user changed nothing: the file's mtime, which the kernel has set by then, stays.
+    /// The file is closed though its record could not be written: nothing that the stored one says may be relied on.
+    pub fn leave_unclean(&self) {
+        self.volume.sessions.leave_unclean();
+    }
+
+    /// A length could not be set.
+    fn has_wrong_length(&self) -> bool {
+        self.stored_len != stored_len(self.size)
+    }
+
+    /// Writes the record, and sets the length, where the user changed nothing: the file's mtime, which the kernel has set
+    /// by then, stays.
     fn write_record_in_passing(&mut self) -> Result<()> {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
         let before = backing::stat(self.file.as_fd())?;
         self.write_record()?;
+        self.set_stored_len(stored_len(self.size))?;
         Ok(backing::set_mtime(self.file.as_fd(), &before)?)
     }
 
@@ -438,7 +477,13 @@ impl Content {
 
     fn write_record(&mut self) -> Result<()> {
         let bytes = self.stage_record()?;
-        backing::write_at(self.file.as_fd(), &bytes, RECORD_AT as u64)?;
+        self.pages.note_written(RECORD_AT as u64, RECORD_LEN);
+        if let Err(e) = backing::write_at(self.file.as_fd(), &bytes, RECORD_AT as u64) {
+            // What the page says now may be what was not to be: it must not go with slots that are written.
+            self.pages.forget(0);
+            self.record_stale = true;
+            return Err(e.into());
+        }
         self.record_was_written();
         Ok(())
     }
@@ -446,8 +491,9 @@ impl Content {
     /// A length that falls is cut to whole pages first: the empty tail behind them never shows what was there.
     fn set_stored_len(&mut self, len: u64) -> Result<()> {
         if len < self.stored_len {
-            self.stored_len = len / BLOCK * BLOCK;
-            backing::set_len(self.file.as_fd(), self.stored_len)?;
+            let whole = len / BLOCK * BLOCK;
+            backing::set_len(self.file.as_fd(), whole)?;
+            self.stored_len = whole;
         }
         if len != self.stored_len {
             backing::set_len(self.file.as_fd(), len)?;
@@ -510,7 +556,7 @@ impl Content {
         if block::open_block(&key, block, version, page).is_ok() {
             return Ok(true);
         }
-        let left = self.volume.redo.find(&self.keys()?.header.file_id, block, version, page);
+        let left = self.volume.redo.find(&self.keys()?.header.file_id, block, version, page)?;
         Ok(left && block::open_block(&key, block, version, page).is_ok())
     }
 }

@@ -11,6 +11,8 @@ pub mod attr;
 mod descriptors;
 pub mod dirs;
 pub mod error;
+#[cfg(test)]
+mod faults;
 pub mod file_ops;
 pub mod handles;
 pub mod inodes;

@@ -129,16 +129,19 @@ fn an_overwrite_that_was_fsynced_survives(setup: &Setup) {
 
 /// When the daemon dies, what was fsynced is there; what the kernel had not written back yet may be lost.
 fn kills_under_load(setup: &Setup) {
-    // Threads write and fsync; the daemon is killed at any moment. What fsync had promised by then is there.
+    // Threads write, overwrite, rename and fsync; the daemon is killed at any moment. What fsync had promised by then is
+    // there. KMSFS_KILLS=n kills it n times.
+    let rounds = std::env::var("KMSFS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let mut m = Mounted::new(setup);
     let mut random = Random(0x6b69_6c6c);
-    let promised: Arc<Mutex<BTreeMap<String, (u64, usize)>>> = Arc::default();
-    for round in 0..12 {
+    let promises = Promises::default();
+    let mut most = 0;
+    for round in 0..rounds {
         let stop = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = (0..3u64)
             .map(|thread| {
-                let (root, stop, promised, seed) = (m.root(), stop.clone(), promised.clone(), random.next());
-                std::thread::spawn(move || write_until(&root, thread, round, seed, &stop, &promised))
+                let (root, stop, promises, seed) = (m.root(), stop.clone(), promises.clone(), random.next());
+                std::thread::spawn(move || write_until(&root, (round, thread), seed, &stop, &promises))
             })
             .collect();
         // Not a wait for anything: the moment of the kill is what varies.
@@ -150,32 +153,87 @@ fn kills_under_load(setup: &Setup) {
             thread.join().unwrap();
         }
         m.kill9();
+        if round % 25 == 11 {
+            // What kills have left can be mended.
+            for arguments in [&["--repair"][..], &[]] {
+                let done = m.command().arg("check").arg(m.backing()).args(arguments).output().unwrap();
+                let fine = done.status.success() || (!arguments.is_empty() && done.status.code() == Some(10));
+                assert!(fine, "check {arguments:?} in round {round}: {}", common::mounted::text(&done));
+            }
+        }
         m.mount();
-        let promised = promised.lock().unwrap();
-        for (name, &(seed, len)) in promised.iter() {
-            let seen = fs::read(m.path(name)).unwrap_or_else(|e| panic!("{name} in round {round}: {e}"));
-            assert!(seen.len() >= len && seen[..len] == pattern(seed, len), "{name} in round {round}");
+        let mut promises = promises.lock().unwrap();
+        most = most.max(promises.len());
+        let before = std::mem::take(&mut *promises);
+        for (name, promise) in before {
+            let (name, seed) = promise.check(&m, &name, round);
+            promises.insert(name, Promise { seed, ..promise.settled() });
         }
         // Every other file can be read or is refused, and can be removed.
         for entry in fs::read_dir(m.root()).unwrap() {
             let path = entry.unwrap().path();
-            if !promised.contains_key(path.file_name().unwrap().to_str().unwrap()) {
+            if !promises.contains_key(path.file_name().unwrap().to_str().unwrap()) {
                 let read = errno(fs::read(&path));
                 assert!(read == 0 || read == libc::EIO, "{} gives {read}", path.display());
                 fs::remove_file(&path).unwrap();
             }
         }
+        // The oldest have been looked at often enough.
+        let mut names: Vec<_> = promises.iter().map(|(name, promise)| (promise.round, name.clone())).collect();
+        names.sort();
+        for (_, name) in names.iter().take(names.len().saturating_sub(40)) {
+            fs::remove_file(m.path(name)).unwrap();
+            promises.remove(name);
+        }
     }
-    assert!(promised.lock().unwrap().len() > 10, "the load was no load");
+    assert!(most > 10, "the load was no load");
 }
 
+/// What was fsynced, by name.
+type Promises = Arc<Mutex<BTreeMap<String, Promise>>>;
+
+#[derive(Clone)]
+struct Promise {
+    round: u64,
+    /// Of its first `len` bytes; none says it while they were being overwritten unless the old one is there too.
+    seed: Option<u64>,
+    len: usize,
+    /// What is being written over it, and the name that it is being given.
+    over: Option<u64>,
+    renamed: Option<String>,
+}
+
+impl Promise {
+    fn settled(self) -> Self {
+        Self { over: None, renamed: None, ..self }
+    }
+
+    /// Gives the name that the file has, and what its bytes are: none if some blocks are old and some new.
+    fn check(&self, m: &Mounted, name: &str, round: u64) -> (String, Option<u64>) {
+        let renamed = self.renamed.as_ref().filter(|renamed| m.path(renamed).exists());
+        let name = renamed.map_or(name, |renamed| &renamed[..]);
+        let seen = fs::read(m.path(name)).unwrap_or_else(|e| panic!("{name} in round {round}: {e}"));
+        assert!(seen.len() >= self.len, "{name} in round {round} has {} bytes of {}", seen.len(), self.len);
+        let versions: Vec<_> = [self.seed, self.over].into_iter().flatten().collect();
+        let patterns: Vec<_> = versions.iter().map(|&seed| pattern(seed, self.len)).collect();
+        if self.seed.is_some() {
+            for (i, block) in seen[..self.len].chunks(4096).enumerate() {
+                let known = patterns.iter().any(|pattern| pattern[i * 4096..][..block.len()] == *block);
+                assert!(known, "block {i} of {name} in round {round}");
+            }
+        }
+        let whole = patterns.iter().position(|pattern| seen[..self.len] == *pattern);
+        (name.to_owned(), whole.map(|i| versions[i]))
+    }
+}
+
+/// Writes new files, then does something with one of them, until the daemon is gone.
 fn write_until(
     root: &std::path::Path,
-    thread: u64,
-    round: u64,
+    (round, thread): (u64, u64),
     seed: u64,
     stop: &AtomicBool,
-    promised: &Mutex<BTreeMap<String, (u64, usize)>>,
+    promises: &Mutex<BTreeMap<String, Promise>>,
 ) {
     let mut random = Random(seed);
     for i in 0.. {
@@ -184,13 +242,32 @@ fn write_until(
         }
         let (name, seed) = (format!("{round}-{thread}-{i}"), random.next());
         let len = 1 + random.below(200_000) as usize;
+        let change = |name: &str, change: &dyn Fn(&mut Promise)| {
+            promises.lock().unwrap().get_mut(name).map(change);
+        };
         let written = (|| -> std::io::Result<()> {
             let file = File::create_new(root.join(&name))?;
             file.write_all_at(&pattern(seed, len), 0)?;
             file.sync_all()?;
-            promised.lock().unwrap().insert(name.clone(), (seed, len));
+            let promise = Promise { round, seed: Some(seed), len, over: None, renamed: None };
+            promises.lock().unwrap().insert(name.clone(), promise);
             // Behind the promise, and never synced.
-            file.write_all_at(&pattern(seed + 1, 30_000), len as u64)
+            file.write_all_at(&pattern(seed + 1, 30_000), len as u64)?;
+            if i % 3 == 1 {
+                change(&name, &|promise| promise.over = Some(seed + 2));
+                file.write_all_at(&pattern(seed + 2, len), 0)?;
+                file.sync_all()?;
+                change(&name, &|promise| *promise = Promise { seed: Some(seed + 2), over: None, ..promise.clone() });
+            }
+            if i % 3 == 2 {
+                let long = format!("{name}{}", "-long".repeat(40));
+                change(&name, &|promise| promise.renamed = Some(long.clone()));
+                fs::rename(root.join(&name), root.join(&long))?;
+                let mut promises = promises.lock().unwrap();
+                let promise = promises.remove(&name).expect("it was promised");
+                promises.insert(long, promise.settled());
+            }
+            Ok(())
         })();
         if written.is_err() {
             return;

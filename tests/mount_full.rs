@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::XattrFlags;
 use tempfile::TempDir;
 
+use common::images::{no_loop, tool};
 use common::io::{copy_file_range, errno, fallocate, open_rw, pattern};
 use common::mounted::{text, walk};
 use common::{AES, ALL, Mounted, PLAIN, Setup, Suite};
@@ -40,16 +41,6 @@ fn main() -> std::process::ExitCode {
         .where_on(no_loop("mkfs.btrfs"), &[AES, PLAIN], bodies![a_quota_is_told_and_loses_nothing])
         .where_on(no_loop("mkfs.btrfs"), &[PLAIN], bodies![subvolumes_are_not_entered])
         .run()
-}
-
-/// Why there can be no file system of this kind in an image.
-fn no_loop(mkfs: &str) -> Option<String> {
-    if !Path::new("/dev/loop-control").exists() {
-        return Some("a loop device (/dev/loop-control)".into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    if dirs.any(|dir: PathBuf| dir.join(mkfs).is_file()) { None } else { Some(mkfs.into()) }
 }
 
 /// What runs out.
@@ -95,7 +86,7 @@ impl Small {
     /// mkfs gets the image behind its arguments and mounts it after, mount the mount point.
     fn run(&self, program: &str, arguments: &[&str]) {
         let is_mkfs = program.starts_with("mkfs");
-        let mut command = command(program);
+        let mut command = tool(program);
         command.args(arguments);
         command.arg(if is_mkfs { self.dir.path().join("image") } else { self.root() });
         let done = command.output().expect("it runs");
@@ -155,13 +146,6 @@ impl Drop for Small {
         let _ = rustix::mount::unmount(self.root(), rustix::mount::UnmountFlags::empty())
             .or_else(|_| rustix::mount::unmount(self.root(), rustix::mount::UnmountFlags::DETACH));
     }
-}
-
-fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin")).stdin(std::process::Stdio::null());
-    command
 }
 
 /// One test at a time: a process that another one starts has, for a moment, a copy of every descriptor here. It keeps a
@@ -734,7 +718,7 @@ fn a_quota_is_told_and_loses_nothing(setup: &Setup) {
     let mut full = Full::new(setup, Kind::Btrfs);
     let root = full.small.root();
     let btrfs = |arguments: &[&str]| {
-        let done = command("btrfs").args(arguments).arg(&root).output().unwrap();
+        let done = tool("btrfs").args(arguments).arg(&root).output().unwrap();
         assert!(done.status.success(), "{}", text(&done));
     };
     btrfs(&["quota", "enable"]);
@@ -774,7 +758,7 @@ fn a_quota_is_told_and_loses_nothing(setup: &Setup) {
 fn subvolumes_are_not_entered(setup: &Setup) {
     let full = Full::new(setup, Kind::Btrfs);
     let subvolume = full.m.backing().join("subvolume");
-    let done = command("btrfs").args(["subvolume", "create"]).arg(&subvolume).output().unwrap();
+    let done = tool("btrfs").args(["subvolume", "create"]).arg(&subvolume).output().unwrap();
     assert!(done.status.success(), "{}", text(&done));
     assert_eq!(errno(fs::metadata(full.m.path("subvolume"))), libc::EXDEV);
     full.check_kept("beside a subvolume");

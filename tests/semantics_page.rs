@@ -66,8 +66,8 @@ fn comments(source: &str) -> Vec<(String, String)> {
 /// All functions of the test suites with their comments; one name may be that of several.
 fn functions() -> BTreeMap<String, Vec<String>> {
     let mut functions = BTreeMap::<String, Vec<String>>::new();
-    // Cuts and kills of the core alone are tried in unit tests.
-    let rooms = ["tests", "src/content", "src/fs", "src/fs/power_cut"];
+    // Cuts, kills and faults of the core alone are tried in unit tests.
+    let rooms = ["tests", "src/content", "src/fs", "src/fs/power_cut", "src/fs/faults"];
     for entry in rooms.into_iter().flat_map(|room| fs::read_dir(root().join(room)).expect("a room").flatten()) {
         if entry.path().extension().is_some_and(|extension| extension == "rs") {
             for (name, comment) in comments(&read(entry.path())) {

@@ -394,7 +394,7 @@ impl<'v> Exam<'v> {
             if there && block::open_block(&key, block, version, page).is_ok() {
                 return Ok((trouble, true));
             }
-            if self.view.redo.find(&self.keys.header.file_id, block, version, page)
+            if self.view.redo.find(&self.keys.header.file_id, block, version, page)?
                 && block::open_block(&key, block, version, page).is_ok()
             {
                 return Ok((trouble.or(Some(Trouble::InRedo)), true));

@@ -235,7 +235,7 @@ impl Content {
     /// A version whose page a session that did not end has left in its redo file.
     fn open_left(&self, block: u64, version: &Version, page: &mut [u8]) -> Result<bool> {
         let keys = self.keys()?;
-        Ok(self.volume.redo.find(&keys.header.file_id, block, version, page)
+        Ok(self.volume.redo.find(&keys.header.file_id, block, version, page)?
             && block::open_block(&keys.block_key(version.meta.epoch), block, version, page).is_ok())
     }
 

@@ -124,7 +124,7 @@ impl Content {
             if block::open_block(&key, block, version, &mut page).is_ok() {
                 return Ok(Good::Page(half));
             }
-            if self.volume.redo.find(&keys.header.file_id, block, version, &mut page) {
+            if self.volume.redo.find(&keys.header.file_id, block, version, &mut page)? {
                 let ciphertext = page.clone();
                 if block::open_block(&key, block, version, &mut page).is_ok() {
                     return Ok(Good::Redo(half, ciphertext.into()));

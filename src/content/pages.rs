@@ -18,21 +18,25 @@ pub type Page = [u8; BLOCK_LEN];
 const KEEP: usize = 4096;
 
 /// The cache of one file's head and tag pages. What is cached equals what was read or written last; readers share it.
+/// And which pages of the file were written, of any kind, until they are durable.
 #[derive(Default)]
-pub struct SlotPages(Mutex<HashMap<u64, Arc<Page>>>);
+pub struct SlotPages {
+    cache: Mutex<HashMap<u64, Arc<Page>>>,
+    written: Mutex<Written>,
+}
 
 impl SlotPages {
     pub fn cached(&self, number: u64) -> Option<Arc<Page>> {
-        self.0.lock().get(&number).cloned()
+        self.cache.lock().get(&number).cloned()
     }
 
     pub fn insert(&self, number: u64, page: Arc<Page>) {
-        self.0.lock().insert(number, page);
+        self.cache.lock().insert(number, page);
     }
 
     /// Forgets pages beyond the number that is kept. Only where no edit is under way: what is dirty is not cached twice.
     pub fn trim(&self) {
-        let mut map = self.0.lock();
+        let mut map = self.cache.lock();
         if map.len() > KEEP {
             let mut surplus = map.len() - KEEP / 2;
             map.retain(|&number, _| {
@@ -57,7 +61,7 @@ impl SlotPages {
 
     pub fn load_mut(&mut self, number: u64, file: BorrowedFd<'_>) -> Result<&mut Page, Errno> {
         self.load(number, file)?;
-        Ok(Arc::make_mut(self.0.get_mut().get_mut(&number).expect("loaded above")))
+        Ok(Arc::make_mut(self.cache.get_mut().get_mut(&number).expect("loaded above")))
     }
 
     /// A page that the file does not have yet.
@@ -66,15 +70,80 @@ impl SlotPages {
     }
 
     pub fn forget(&mut self, number: u64) {
-        self.0.get_mut().remove(&number);
+        self.cache.get_mut().remove(&number);
     }
 
     pub fn forget_from(&mut self, first: u64) {
-        self.0.get_mut().retain(|&number, _| number < first);
+        self.cache.get_mut().retain(|&number, _| number < first);
     }
 
     pub fn clear(&mut self) {
-        self.0.get_mut().clear();
+        self.cache.get_mut().clear();
+    }
+
+    /// Bytes of the file that are being written.
+    pub fn note_written(&self, off: u64, len: usize) {
+        self.written.lock().add(off / BLOCK..(off + len as u64).div_ceil(BLOCK));
+    }
+
+    pub fn has_written(&self) -> bool {
+        !self.written.lock().ranges.is_empty()
+    }
+
+    /// What was written since the last barrier that was begun.
+    pub fn written(&mut self) -> &mut Written {
+        self.written.get_mut()
+    }
+}
+
+/// Pages of a file that were written and are not known to be durable.
+#[derive(Default, Debug)]
+pub struct Written {
+    /// Begin and end of ranges that do not touch.
+    ranges: BTreeMap<u64, u64>,
+}
+
+/// Ranges of which the smallest gaps are closed where they become too many: 1 MiB of memory.
+const RANGES_MAX: usize = 16384;
+const GAP: u64 = 256;
+
+impl Written {
+    pub fn add(&mut self, pages: Range<u64>) {
+        let mut new = pages;
+        // Those that overlap or touch.
+        while let Some((&start, &end)) = self.ranges.range(..=new.end).next_back()
+            && end >= new.start
+        {
+            new = start.min(new.start)..end.max(new.end);
+            self.ranges.remove(&start);
+        }
+        self.ranges.insert(new.start, new.end);
+        if self.ranges.len() > RANGES_MAX {
+            let mut gap = GAP;
+            while self.ranges.len() > RANGES_MAX / 2 {
+                self.close_gaps(gap);
+                gap = gap.saturating_mul(8);
+            }
+        }
+    }
+
+    fn close_gaps(&mut self, gap: u64) {
+        let mut closed: Vec<(u64, u64)> = Vec::new();
+        for (start, end) in std::mem::take(&mut self.ranges) {
+            match closed.last_mut() {
+                Some((_, last)) if start - *last <= gap => *last = end,
+                _ => closed.push((start, end)),
+            }
+        }
+        self.ranges.extend(closed);
+    }
+
+    pub fn join(&mut self, other: Self) {
+        other.ranges.into_iter().for_each(|(start, end)| self.add(start..end));
+    }
+
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        self.ranges.iter().map(|(&start, &end)| start..end).collect()
     }
 }
 
@@ -117,12 +186,45 @@ impl Edit {
         self.dirty.retain(|page, _| !range.contains(page));
     }
 
-    /// Writes every dirty range. After an error any of them may have been written.
+    /// Writes every dirty range. After an error any of them may have been written: those pages are not cached any more.
     pub fn flush(&mut self, pages: &SlotPages, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        for (number, range) in std::mem::take(&mut self.dirty) {
-            let page = pages.load(number, file)?;
-            backing::write_at(file, &page[range.clone()], number * BLOCK + range.start as u64)?;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        while let Some((number, range)) = dirty.pop_first() {
+            let written = pages.load(number, file).and_then(|page| {
+                let off = number * BLOCK + range.start as u64;
+                pages.note_written(off, range.len());
+                backing::write_at(file, &page[range], off)
+            });
+            if written.is_err() {
+                let mut cached = pages.cache.lock();
+                cached.remove(&number);
+                dirty.keys().for_each(|number| drop(cached.remove(number)));
+                return written;
+            }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_joined() {
+        let mut written = Written::default();
+        for range in [10..12, 20..21, 12..14, 5..8, 8..9, 19..22, 0..1] {
+            written.add(range);
+        }
+        assert_eq!(written.ranges(), [0..1, 5..9, 10..14, 19..22]);
+        written.add(1..18);
+        assert_eq!(written.ranges(), [0..18, 19..22]);
+        for n in 0..RANGES_MAX as u64 * 3 {
+            written.add(n * 1000..n * 1000 + 1);
+        }
+        assert!(written.ranges().len() <= RANGES_MAX);
+        for n in [0, 7, RANGES_MAX as u64 * 3 - 1] {
+            assert!(written.ranges().iter().any(|range| range.contains(&(n * 1000))), "{n}");
+        }
     }
 }

@@ -21,6 +21,8 @@ impl Content {
         }
         self.look_at_age();
         match size.cmp(&self.size) {
+            // A length that could not be set is tried again.
+            std::cmp::Ordering::Equal if self.stored_len > 0 => self.set_stored_len(stored_len(size)),
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less if size == 0 => {
                 backing::set_len(self.file.as_fd(), 0)?;
@@ -69,13 +71,13 @@ impl Content {
         let end = blocks(size);
         self.risk = self.risk.min(size);
         self.wait_no_more_from(end);
-        let file = self.file.clone();
-        self.skipped.cut(size, &self.pages, file.as_fd(), &key)?;
         self.good.retain(|&block, _| block < end);
         self.pages.forget_from(data_page(end - 1) + 1);
         self.slots_behind = true;
         self.tail_zero = if size.is_multiple_of(BLOCK) { Some(true) } else { None };
-        let durable = if fresh { Ok(()) } else { self.end_round() };
+        let file = self.file.clone();
+        let cut = self.skipped.cut(size, &self.pages, file.as_fd(), &key).map_err(ContentError::from);
+        let durable = cut.and_then(|()| if fresh { Ok(()) } else { self.end_round() });
         // Growth does what is left undone here, and has a barrier before it.
         self.cuts += 1;
         durable?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::durable::redo::Place;
+use crate::durable::redo::{Place, Ticket};
 use crate::format::layout::SLOT_LEN;
 
 use super::io::runs;
@@ -36,8 +36,8 @@ pub(super) struct Round {
     entries: BTreeMap<u64, Entry>,
     /// Counts the barriers that were begun: one that begins covers what has a lower stamp after.
     stamp: u64,
-    /// Places whose pages were issued, under the stamp of that time.
-    issued: Vec<(Place, u64)>,
+    /// Blocks whose pages were issued, with what stands for their places, under the stamp of that time.
+    issued: Vec<(u64, Ticket, u64)>,
 }
 
 impl Round {
@@ -73,6 +73,25 @@ impl Round {
     /// waits there; or a block was punched in this round, whose page must stay until the mark is durable.
     pub fn must_end_before(&self, range: Range<u64>) -> bool {
         self.entries.range(range).any(|(_, entry)| entry.stamp != self.stamp || matches!(entry.waiting, Waiting::Punch))
+    }
+
+    /// What stands for places that may have what was written into the page of `block` last, the newest first.
+    pub fn issued_of(&self, block: u64) -> impl Iterator<Item = Ticket> + '_ {
+        self.issued.iter().rev().filter(move |(of, ..)| *of == block).map(|(_, ticket, _)| *ticket)
+    }
+
+    /// Of all blocks.
+    pub fn all_issued(&self) -> impl Iterator<Item = Ticket> + '_ {
+        self.issued.iter().map(|(_, ticket, _)| *ticket)
+    }
+
+    /// What waits to overwrite: place, block, version, ciphertext.
+    pub fn waiting_places(&self) -> Vec<(Place, u64, &Version, &[u8])> {
+        let over = self.entries.iter().filter_map(|(&block, entry)| match &entry.waiting {
+            Waiting::Over { version, page, place, .. } => Some((*place, block, version, &page[..])),
+            _ => None,
+        });
+        over.collect()
     }
 
     fn insert(&mut self, block: u64, waiting: Waiting) -> Option<Waiting> {
@@ -112,9 +131,9 @@ impl Content {
         self.size > 0 && (self.risk > 0 || self.aged != self.volume.sessions.aged())
     }
 
-    /// Whether second halves wait: pages, slots, or bits of the map.
+    /// Whether second halves wait (pages, slots, or bits of the map), or something has to be issued again.
     pub fn waits(&self) -> bool {
-        !self.round.is_empty() || self.skipped.waits()
+        !self.round.is_empty() || self.skipped.waits() || self.doubts.again
     }
 
     /// Lets a second half wait; what waited for the block before is done with.
@@ -133,7 +152,7 @@ impl Content {
     pub(super) fn wait_no_more(&mut self, block: u64) {
         if let Some(Entry { waiting: Waiting::Over { place, .. }, .. }) = self.round.entries.remove(&block) {
             self.volume.redo.count_waiting(-1);
-            self.round.issued.push((place, self.round.stamp));
+            self.round.issued.push((block, self.volume.redo.issued(place), self.round.stamp));
         }
     }
 
@@ -145,43 +164,69 @@ impl Content {
         }
     }
 
-    /// Nothing waits any more. The places are free once everything is durable.
+    /// Nothing waits any more, for nobody can read the file, or it is emptied. The places are free once everything is
+    /// durable.
     pub fn abandon_round(&mut self) {
+        self.leave_round(false);
+    }
+
+    fn leave_round(&mut self, needed: bool) {
+        self.doubts.again = false;
         self.wait_no_more_from(0);
         self.skipped.abandon();
-        self.volume.redo.orphan(self.round.issued.drain(..).map(|(place, _)| place));
+        self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, ticket, _)| ticket), needed);
     }
 
     /// B, then the second halves of all that waits; what is issued here needs another barrier to be durable.
     pub(super) fn end_round(&mut self) -> Result<()> {
-        let sync = self.begin_barrier();
-        sync.barrier()?;
+        let sync = self.begin_barrier()?;
+        let barrier = sync.barrier();
+        if barrier.is_err() {
+            self.barrier_failed(&sync);
+        }
+        barrier?;
         self.after_barrier(&sync).map(drop)
     }
 
-    /// A barrier begins: what is issued up to here is at risk from now on.
-    pub(super) fn begin_barrier(&mut self) -> Sync {
+    /// A barrier begins: what is issued up to here is at risk from now on. After one that failed, everything that it was
+    /// to make durable is issued again first.
+    pub(super) fn begin_barrier(&mut self) -> Result<Sync> {
+        let failures = self.volume.redo.failures();
+        let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
+        if self.doubts.again || (failures != self.doubts.redo_failures && (over || self.pages.has_written())) {
+            self.issue_again()?;
+        }
+        self.doubts.redo_failures = failures;
         self.risk = self.risk.max(self.recorded);
         self.round.stamp += 1;
-        let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
-        Sync {
+        let written = std::mem::take(self.pages.written());
+        self.doubts.under_way.push((self.round.stamp, written));
+        Ok(Sync {
             file: self.file.clone(),
-            redo: if over { self.volume.redo.file() } else { None },
+            volume: self.volume.clone(),
+            over,
+            redo_failures: failures,
             recorded: self.recorded,
             cuts: self.cuts,
             stamp: self.round.stamp,
-        }
+        })
     }
 
     /// What a barrier that is through allows: sizes are durable, places free, map bits may be written, second halves
     /// issued. True if slots of filled holes were among those: they need a barrier of their own to be durable.
     pub(super) fn after_barrier(&mut self, sync: &Sync) -> Result<bool> {
+        if sync.stamp <= self.doubts.void_until || (sync.over && self.volume.redo.failures() != sync.redo_failures) {
+            // Another one failed meanwhile, and the system tells an error only once.
+            self.barrier_failed(sync);
+            return Err(Errno::IO.into());
+        }
+        self.doubts.under_way.retain(|(stamp, _)| *stamp > sync.stamp);
         if self.cuts == sync.cuts {
             self.synced = sync.recorded.min(self.recorded);
         }
         self.cuts_synced = self.cuts_synced.max(sync.cuts);
-        let free = self.round.issued.extract_if(.., |(_, stamp)| *stamp < sync.stamp).map(|(place, _)| place);
-        self.volume.redo.free(free.collect::<Vec<_>>());
+        let durable = self.round.issued.extract_if(.., |(.., stamp)| *stamp < sync.stamp).map(|(_, ticket, _)| ticket);
+        self.volume.redo.settle(durable.collect::<Vec<_>>());
         let released = self.skipped.release(sync.stamp);
         if !released && self.round.due(sync.stamp, |_| true).is_empty() {
             return Ok(false);
@@ -224,6 +269,7 @@ impl Content {
                 .collect();
             for (chunk, mut bufs) in pages.chunks(BUFS_PER_CALL).map(<[_]>::to_vec).enumerate() {
                 let at = data_page(run.start) + (chunk * BUFS_PER_CALL) as u64;
+                self.pages.note_written(at * BLOCK, bufs.len() * BLOCK_LEN);
                 backing::write_vectored_at(self.file.as_fd(), &mut bufs, at * BLOCK)?;
             }
             for block in run {
@@ -247,6 +293,7 @@ impl Content {
             rest = later;
             if let Err(e) = self.fill_slots_of_page(now) {
                 self.pages.forget(slot_place(first).0);
+                self.skipped.take_back();
                 return Err(e);
             }
         }
@@ -268,6 +315,7 @@ impl Content {
         }
         self.complete_groups(filled[0]..filled[0] + 1, self.size, &mut nonces, &mut edit)?;
         edit.flush(&self.pages, file.as_fd())?;
+        self.skipped.slots_are_written();
         for block in filled {
             if !self.newest {
                 self.good.insert(*block, 0);
@@ -291,7 +339,7 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.abandon_round();
+        self.leave_round(true);
     }
 }
 

@@ -36,6 +36,8 @@ pub struct SkipMap {
     /// Groups that became complete by slots which are not durable yet, and the round's stamp then: the stored bits say
     /// so later.
     delayed: HashMap<Group, u64>,
+    /// Groups that became complete by slots which are not written yet.
+    completing: Vec<Group>,
 }
 
 /// The page that holds a region's map, with the slots of its group 0.
@@ -118,6 +120,25 @@ impl SkipMap {
         }
     }
 
+    /// `group` becomes complete by slots that are about to be written.
+    pub fn completes(&mut self, group: Group) {
+        self.completing.push(group);
+        self.set(group, true);
+    }
+
+    /// The slots of all groups that became complete are written.
+    pub fn slots_are_written(&mut self) {
+        self.completing.clear();
+    }
+
+    /// Those slots could not be written, or not all of them: their groups are not complete.
+    pub fn take_back(&mut self) {
+        for group in std::mem::take(&mut self.completing) {
+            self.delayed.remove(&group);
+            self.set(group, false);
+        }
+    }
+
     /// The stored bit of `group`, which became complete, waits for a barrier that is begun after `stamp`.
     pub fn delay(&mut self, group: Group, stamp: u64) {
         if self.sparse {
@@ -165,7 +186,8 @@ impl SkipMap {
         if !self.sparse {
             return Ok(());
         }
-        self.clear_behind = true;
+        // Until all of this is done.
+        self.clear_behind = false;
         self.delayed.retain(|group, _| group.first_block() < blocks(size));
         let last_region = blocks(size).saturating_sub(1) / REGION_BLOCKS;
         self.regions.get_mut().retain(|&region, _| region <= last_region);
@@ -175,6 +197,7 @@ impl SkipMap {
             // Page 31 is cut away as well.
             self.regions.get_mut().remove(&last_region);
             self.stale.retain(|&(region, _)| region != last_region);
+            self.clear_behind = true;
             return Ok(());
         }
         // Loads the region, so that its bits can be changed.
@@ -183,6 +206,7 @@ impl SkipMap {
             self.set(Group(last_region * REGION_GROUPS + group), false);
         }
         self.incomplete_hint = None;
+        self.clear_behind = true;
         Ok(())
     }
 

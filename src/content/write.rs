@@ -118,7 +118,7 @@ impl Content {
     ///
     /// # Errors
     /// [`ContentError::NoKey`] where the file needs its first key: nothing has changed. [`ContentError::TooBig`].
-    /// A block that is only partly overwritten and does not verify.
+    /// A block that is only partly overwritten and does not verify. [`ContentError::RedoFull`].
     pub fn write_at(&mut self, off: u64, data: &[u8], scratch: &mut Scratch, sealed: Option<Sealed>) -> Result<()> {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
@@ -138,7 +138,7 @@ impl Content {
         if self.round.must_end_before(off / BLOCK..last + 1) {
             self.end_round()?;
         }
-        let mut off = off;
+        let (start, mut off) = (off, off);
         let mut data = data;
         let mut sealed = sealed;
         loop {
@@ -146,7 +146,10 @@ impl Content {
             let mut places = Vec::new();
             if kind == Run::Over {
                 let blocks = (stop - off / BLOCK) as usize;
-                places = self.volume.redo.take(blocks, self.volume.sessions.current())?;
+                places = match self.volume.redo.take(blocks, self.volume.sessions.current()) {
+                    Err(RedoError::Full) => return Err(ContentError::RedoFull { written: (off - start) as usize }),
+                    other => other?,
+                };
                 stop = off / BLOCK + places.len() as u64;
             }
             if stop > last {
@@ -319,13 +322,12 @@ impl Content {
             }
         }
         let versions = self.seal_fills(request, scratch, sealed)?;
-        let file = self.file.clone();
         let (first, last) = (request.range.start, request.range.end - 1);
         let data = &*scratch.sealed(versions.len() * BLOCK_LEN);
         let mut written = Ok(());
         for run in runs(first, last) {
             let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
-            written = backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK);
+            written = self.write_data(bytes, run.start);
             if written.is_err() {
                 break;
             }
@@ -333,12 +335,15 @@ impl Content {
         for (block, version) in request.range.clone().zip(versions) {
             // Where a page was written in vain, the block is the hole that its slot says; one that waited already may
             // have lost its page.
-            if written.is_ok() || self.page_matches(block, &version, scratch)? {
+            if written.is_ok() || self.page_matches(block, &version, scratch).unwrap_or(false) {
                 self.wait_for_barrier(block, Waiting::Fill { version });
-            } else if let Some(Waiting::Fill { version }) = self.round.get(block)
-                && !self.page_matches(block, &{ *version }, scratch)?
-            {
-                self.wait_no_more(block);
+            } else if let Some(Waiting::Fill { version }) = self.round.get(block) {
+                match self.page_matches(block, &{ *version }, scratch) {
+                    Ok(true) => {}
+                    Ok(false) => self.wait_no_more(block),
+                    // It is looked at before the next barrier, and told if it is lost.
+                    Err(_) => self.doubts.again = true,
+                }
             }
         }
         Ok(written?)
@@ -427,6 +432,7 @@ impl Content {
         let issued = self.write_pages(range.clone(), slots_first, edit, scratch);
         self.size = old_size;
         issued?;
+        self.skipped.slots_are_written();
         self.stored_len = self.stored_len.max((data_page(range.end - 1) + 1) * BLOCK);
         self.finish(new_size, becomes_sparse, completed, new_file)
     }
@@ -434,21 +440,32 @@ impl Content {
     /// After the data and its slots: map bits, record, stored length.
     pub(super) fn finish(&mut self, new_size: u64, became_sparse: bool, completed: bool, recorded: bool) -> Result<()> {
         self.write_map(new_size, completed)?;
-        let grew = new_size != self.size;
-        if grew {
-            let old = self.size;
+        let old = self.size;
+        if new_size != old {
             self.size = new_size;
             if recorded && !became_sparse {
                 self.record_was_written();
             } else if let Err(e) = self.write_record() {
                 self.size = old;
+                // What was written may lie behind the end.
+                self.tail_zero = None;
                 return Err(e);
             }
             self.tail_zero = Some(true);
         } else if self.record_stale {
             self.write_record()?;
         }
-        self.set_stored_len(stored_len(self.size))
+        let set = self.set_stored_len(stored_len(self.size));
+        if set.is_err() && new_size != old {
+            // Once its session has ended, a record that says more than the file has would make the file one that was cut.
+            self.size = old;
+            self.tail_zero = None;
+            self.record_stale = true;
+            if self.write_record().is_err() {
+                self.leave_unclean();
+            }
+        }
+        set
     }
 
     /// Writes the map of a sparse file where it changed. If groups were `completed` they may have been the last.
@@ -459,8 +476,11 @@ impl Content {
         let file = self.file.clone();
         let key = self.keys()?.file.record.clone();
         let mut map = Edit::default();
-        self.skipped.stage(size, &mut self.pages, file.as_fd(), &key, &mut map)?;
-        map.flush(&self.pages, file.as_fd())?;
+        let staged = self.skipped.stage(size, &mut self.pages, file.as_fd(), &key, &mut map);
+        if let Err(e) = staged.and_then(|()| map.flush(&self.pages, file.as_fd())) {
+            self.skipped.all_stale();
+            return Err(e.into());
+        }
         if completed && self.skipped.settle(size, &self.pages, file.as_fd(), &key)? {
             self.record_stale = true;
         }
@@ -571,7 +591,7 @@ impl Content {
                 }
             }
             if self.skipped.sparse() {
-                self.skipped.set(group, true);
+                self.skipped.completes(group);
                 if self.at_risk(group.first_block()) {
                     self.skipped.delay(group, self.round.stamp());
                 }
@@ -610,7 +630,7 @@ impl Content {
             // Holes inside the file are filled: no slot may name a page before it is there.
             for run in runs(first, last) {
                 let bytes = &data[(run.start - first) as usize * BLOCK_LEN..(run.end - first) as usize * BLOCK_LEN];
-                backing::write_at(file.as_fd(), bytes, data_page(run.start) * BLOCK)?;
+                self.write_data(bytes, run.start)?;
             }
             return Ok(edit.flush(&self.pages, file.as_fd())?);
         }
@@ -637,7 +657,7 @@ impl Content {
                     }
                     _ => {
                         // A page between that has nothing to write: end this call here.
-                        flush_bufs(file.as_fd(), &mut bufs, at)?;
+                        self.write_bufs(&mut bufs, at)?;
                     }
                 }
                 at += 1;
@@ -647,7 +667,27 @@ impl Content {
             ));
             at += run.end - run.start;
         }
-        flush_bufs(file.as_fd(), &mut bufs, at)
+        self.write_bufs(&mut bufs, at)
+    }
+
+    /// Ciphertext of consecutive pages, from that of `first` on.
+    fn write_data(&self, bytes: &[u8], first: u64) -> backing::Result<()> {
+        let off = data_page(first) * BLOCK;
+        self.pages.note_written(off, bytes.len());
+        backing::write_at(self.file.as_fd(), bytes, off)
+    }
+
+    /// Pages up to `end_page`, which empties `bufs`.
+    fn write_bufs(&self, bufs: &mut Vec<IoSlice<'_>>, end_page: u64) -> Result<()> {
+        if bufs.is_empty() {
+            return Ok(());
+        }
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let start = end_page * BLOCK - len as u64;
+        self.pages.note_written(start, len);
+        backing::write_vectored_at(self.file.as_fd(), bufs, start)?;
+        bufs.clear();
+        Ok(())
     }
 
     /// A write failed: what is stored is one of old and new in each place, and only looking tells.
@@ -657,6 +697,8 @@ impl Content {
         self.newest = false;
         self.record_stale = true;
         self.slots_behind = true;
+        self.tail_zero = None;
+        self.skipped.take_back();
         self.skipped.all_stale();
         if self.recorded == 0 && self.size == 0 {
             // The first write of a new file: take it back, so that the file is empty again.
@@ -686,15 +728,4 @@ impl Content {
         self.pages.clear();
         self.skipped = SkipMap::default();
     }
-}
-
-fn flush_bufs(file: BorrowedFd<'_>, bufs: &mut Vec<IoSlice<'_>>, end_page: u64) -> Result<()> {
-    if bufs.is_empty() {
-        return Ok(());
-    }
-    let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-    let start = end_page * BLOCK - len as u64;
-    backing::write_vectored_at(file, bufs, start)?;
-    bufs.clear();
-    Ok(())
 }

@@ -2,12 +2,13 @@
 //!
 //! One file per mount, made at the first overwriting, grown in steps, renamed when the session gets another number, and
 //! removed at the clean end. A place is in one of three states: free; taken, by a block whose page waits; issued, its
-//! page was written but is not durable yet. Who frees an issued place has seen a barrier after the page was issued.
+//! page was written but is not durable yet. Who frees an issued place has seen a barrier after the page was issued: of its
+//! file, or a `syncfs`.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -51,6 +52,10 @@ pub struct Redo {
     left: OnceLock<Left>,
     /// Pages that wait in memory.
     waiting: AtomicIsize,
+    /// How often a sync of this file, or of all, has failed.
+    failures: AtomicU64,
+    /// Pages of closed files may never be written by the system: the file has what they were to be.
+    kept: AtomicBool,
 }
 
 #[derive(Default)]
@@ -59,8 +64,20 @@ struct Inner {
     file: Option<(Arc<OwnedFd>, u32)>,
     places: u32,
     free: Vec<Place>,
-    /// Issued, by files that are closed: free after the next `syncfs`.
-    orphans: Vec<Place>,
+    /// Places whose pages were issued and are not durable yet.
+    issued: HashMap<Ticket, Issued>,
+    last_ticket: Ticket,
+}
+
+/// Stands for a place whose page was issued: it may be free by now, and taken again for another page.
+pub type Ticket = u64;
+
+struct Issued {
+    place: Place,
+    /// Its file is closed: nobody but `syncfs` frees it.
+    orphan: bool,
+    /// A sync failed: its page may never be written, unless its file issues it again.
+    held: bool,
 }
 
 /// The places of redo files that sessions left.
@@ -81,7 +98,15 @@ impl Redo {
     /// `crashed`: the sessions whose redo files count.
     pub fn new(root: BorrowedFd<'_>, crashed: Vec<u32>) -> Result<Self, Errno> {
         let root = root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-        Ok(Self { root, inner: Mutex::default(), crashed, left: OnceLock::new(), waiting: AtomicIsize::new(0) })
+        Ok(Self {
+            root,
+            inner: Mutex::default(),
+            crashed,
+            left: OnceLock::new(),
+            waiting: AtomicIsize::new(0),
+            failures: AtomicU64::new(0),
+            kept: AtomicBool::new(false),
+        })
     }
 
     /// Takes up to `want` places, at least one; `session` names the file if it has to be made.
@@ -172,9 +197,52 @@ impl Redo {
         self.inner.lock().free.extend(places);
     }
 
-    /// Places of a file that is closed: free after the next `syncfs`.
-    pub fn orphan(&self, places: impl IntoIterator<Item = Place>) {
-        self.inner.lock().orphans.extend(places);
+    /// The page of a place was issued: the place is free after a barrier that is begun later.
+    pub fn issued(&self, place: Place) -> Ticket {
+        let mut inner = self.inner.lock();
+        inner.last_ticket += 1;
+        let ticket = inner.last_ticket;
+        inner.issued.insert(ticket, Issued { place, orphan: false, held: false });
+        ticket
+    }
+
+    /// A barrier has made their pages durable.
+    pub fn settle(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            if let Some(issued) = inner.issued.remove(&ticket) {
+                inner.free.push(issued.place);
+            }
+        }
+    }
+
+    /// Their barrier has failed: their file will issue their pages again, and no `syncfs` frees them before.
+    pub fn hold(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            if let Some(issued) = inner.issued.get_mut(&ticket) {
+                issued.held = true;
+            }
+        }
+    }
+
+    /// Their file is closed: free after the next `syncfs`. `needed`: its blocks are still there, so pages that may never
+    /// be written are kept.
+    pub fn orphan(&self, tickets: impl IntoIterator<Item = Ticket>, needed: bool) {
+        let mut inner = self.inner.lock();
+        for ticket in tickets {
+            let Some(issued) = inner.issued.get_mut(&ticket) else { continue };
+            issued.orphan = true;
+            if !issued.held {
+                continue;
+            }
+            if needed {
+                inner.issued.remove(&ticket);
+                self.kept.store(true, Ordering::SeqCst);
+            } else {
+                issued.held = false;
+            }
+        }
     }
 
     /// Counts pages that wait in memory, or wait no more.
@@ -187,25 +255,73 @@ impl Redo {
         self.waiting.load(Ordering::Relaxed) > WAITING_MAX
     }
 
-    /// Whether a `syncfs` would free so many places that it is worth it.
+    /// Whether a `syncfs` would free so many places of closed files that it is worth it.
     pub fn wants_syncfs(&self) -> bool {
-        self.inner.lock().orphans.len() > PLACES_MAX as usize / 4
+        let inner = self.inner.lock();
+        let enough = PLACES_MAX as usize / 4;
+        inner.issued.len() > enough && inner.issued.values().filter(|issued| issued.orphan).count() > enough
     }
 
-    /// `syncfs`, after which the places of closed files are free.
+    /// `syncfs`, after which the places are free whose pages were issued before. If it fails, those of closed files are
+    /// never free again in this mount: the system takes pages for written that are not.
     pub fn syncfs(&self) -> Result<(), Errno> {
-        let orphans = std::mem::take(&mut self.inner.lock().orphans);
+        let before: Vec<Ticket> =
+            self.inner.lock().issued.iter().filter(|(_, issued)| !issued.held).map(|(&ticket, _)| ticket).collect();
         let synced = backing::syncfs(self.root.as_fd());
-        if synced.is_ok() {
-            self.free(orphans);
-        } else {
-            self.orphan(orphans);
+        let mut inner = self.inner.lock();
+        for ticket in before {
+            let Some(issued) = inner.issued.get_mut(&ticket) else { continue };
+            match (synced.is_ok(), issued.orphan) {
+                // A barrier beside this one has failed.
+                (true, _) if issued.held => {}
+                (true, _) => {
+                    let place = issued.place;
+                    inner.issued.remove(&ticket);
+                    inner.free.push(place);
+                }
+                (false, false) => issued.held = true,
+                (false, true) => {
+                    inner.issued.remove(&ticket);
+                    self.kept.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+        if synced.is_err() {
+            self.failures.fetch_add(1, Ordering::SeqCst);
         }
         synced
     }
 
-    /// The file, for a barrier that covers what was written into it.
-    pub fn file(&self) -> Option<Arc<OwnedFd>> {
+    /// A barrier for what was written into places.
+    pub fn sync(&self) -> Result<(), Errno> {
+        let Some(file) = self.file() else { return Ok(()) };
+        let synced = backing::fdatasync(file.as_fd());
+        if synced.is_err() {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+        }
+        synced
+    }
+
+    /// Changes whenever places that were written may not be durable after the next barrier either: the system tells an
+    /// error once, to whoever asks first.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::SeqCst)
+    }
+
+    /// Whether the file has pages that may be nowhere else: its session must not end as if all were well.
+    pub fn is_needed(&self) -> bool {
+        self.kept.load(Ordering::SeqCst)
+    }
+
+    /// The page that was issued, as long as its place has it.
+    pub fn read(&self, ticket: Ticket, page: &mut [u8]) -> bool {
+        let Some(place) = self.inner.lock().issued.get(&ticket).map(|issued| issued.place) else { return false };
+        let at = u64::from(place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
+        self.file().is_some_and(|file| backing::read_at(file.as_fd(), page, at) == Ok(page.len()))
+    }
+
+    /// The file.
+    fn file(&self) -> Option<Arc<OwnedFd>> {
         self.inner.lock().file.as_ref().map(|(file, _)| file.clone())
     }
 
@@ -228,38 +344,55 @@ impl Redo {
         backing::unlink(self.root.as_fd(), file_name(session).as_bytes())
     }
 
-    /// Whether a session that did not end has left anything of this file.
+    /// Whether a session that did not end has left anything of this file; also where that cannot be read.
     pub fn has_left(&self, file_id: &FileId) -> bool {
-        self.left().is_some_and(|left| left.places.keys().any(|(left, _)| left == file_id))
+        let left = self.left();
+        left.is_err() || left.is_ok_and(|left| left.is_some_and(|left| left.places.keys().any(|(of, _)| of == file_id)))
     }
 
-    fn left(&self) -> Option<&Left> {
-        let read = || Left::read(self.root.as_fd(), &self.crashed);
-        (!self.crashed.is_empty()).then(|| self.left.get_or_init(read))
+    /// # Errors
+    /// What sessions left cannot be read, and is not known: it is tried again.
+    fn left(&self) -> Result<Option<&Left>, Errno> {
+        if self.crashed.is_empty() {
+            return Ok(None);
+        }
+        if let Some(left) = self.left.get() {
+            return Ok(Some(left));
+        }
+        let read = Left::read(self.root.as_fd(), &self.crashed)?;
+        Ok(Some(self.left.get_or_init(|| read)))
     }
 
     /// The page of a block that a session which did not end was about to write: as it lies in a redo file, not verified.
-    pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> bool {
-        let Some(left) = self.left() else { return false };
-        let Some(places) = left.places.get(&(*file_id, block)) else { return false };
-        places.iter().filter(|left| left.version == *version).any(|found| {
+    ///
+    /// # Errors
+    /// It may be there, and cannot be read: the block is not what is found without it.
+    pub fn find(&self, file_id: &FileId, block: u64, version: &Version, page: &mut [u8]) -> Result<bool, Errno> {
+        let Some(left) = self.left()? else { return Ok(false) };
+        let Some(places) = left.places.get(&(*file_id, block)) else { return Ok(false) };
+        for found in places.iter().filter(|left| left.version == *version) {
             let at = u64::from(found.place) * PLACE_LEN as u64 + PLACE_HEAD_LEN as u64;
-            backing::read_at(left.files[found.file].as_fd(), page, at) == Ok(page.len())
-        })
+            if backing::read_at(left.files[found.file].as_fd(), page, at)? == page.len() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 impl Left {
-    fn read(root: BorrowedFd<'_>, sessions: &[u32]) -> Self {
+    fn read(root: BorrowedFd<'_>, sessions: &[u32]) -> Result<Self, Errno> {
         let mut left = Self::default();
         for &session in sessions {
-            if let Err(e) = left.add(root, session)
-                && e != Errno::NOENT
-            {
-                tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
+            match left.add(root, session) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => {
+                    tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
+                    return Err(e);
+                }
             }
         }
-        left
+        Ok(left)
     }
 
     fn add(&mut self, root: BorrowedFd<'_>, session: u32) -> Result<(), Errno> {
@@ -325,11 +458,14 @@ mod tests {
         own.write(&places, [9; 16], blocks).expect("writes");
         let later = redo(&dir, vec![3, 7]);
         let mut page = [0xff; BLOCK_LEN];
-        assert!(later.find(&[9; 16], 41, &version(1), &mut page));
+        assert!(later.find(&[9; 16], 41, &version(1), &mut page).expect("reads"));
         assert_eq!(page[..], pages[1][..]);
-        assert!(!later.find(&[9; 16], 41, &version(2), &mut page), "another version");
-        assert!(!later.find(&[8; 16], 41, &version(1), &mut page), "another file");
-        assert!(!redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page), "a session that has ended");
+        assert!(!later.find(&[9; 16], 41, &version(2), &mut page).expect("reads"), "another version");
+        assert!(!later.find(&[8; 16], 41, &version(1), &mut page).expect("reads"), "another file");
+        assert!(
+            !redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page).expect("reads"),
+            "a session that has ended"
+        );
     }
 
     #[test]
@@ -345,7 +481,8 @@ mod tests {
         };
         assert!(matches!(full, RedoError::Full));
         assert_eq!(taken.len(), PLACES_MAX as usize);
-        redo.orphan(taken.split_off(10));
+        let tickets: Vec<Ticket> = taken.split_off(10).into_iter().map(|place| redo.issued(place)).collect();
+        redo.orphan(tickets, true);
         assert!(matches!(redo.take(1, 1), Err(RedoError::Full)), "not before a syncfs");
         redo.syncfs().expect("syncs");
         assert!(redo.take(1, 1).is_ok());

@@ -34,6 +34,8 @@ pub enum StateError {
     Missing,
     #[error("the state file {STATE_FILE} does not verify: it is damaged or from another volume")]
     Unverified,
+    #[error("something could not be written; what there is of it is found as after a crash")]
+    Unclean,
 }
 
 /// The sessions of a volume, and this mount's own.
@@ -46,6 +48,8 @@ pub struct Sessions {
     changes: RwLock<()>,
     /// Something was written since the last rotation.
     wrote: AtomicBool,
+    /// Some file does not say what is known of it: no record of this mount may count as settled.
+    unclean: AtomicBool,
     /// Counts the moments after which everything written before may be durable, though no file was synced.
     aged: AtomicU64,
 }
@@ -75,6 +79,7 @@ impl Sessions {
             inner: Mutex::new(Inner { state, own: Vec::new() }),
             changes: RwLock::new(()),
             wrote: AtomicBool::new(false),
+            unclean: AtomicBool::new(false),
             aged: AtomicU64::new(0),
         })
     }
@@ -100,6 +105,12 @@ impl Sessions {
     pub fn change(&self) -> RwLockReadGuard<'_, ()> {
         self.wrote.store(true, Ordering::Relaxed);
         self.changes.read_recursive()
+    }
+
+    /// A file was closed whose record could not be written, or does not say what is known: the session stays in the list,
+    /// and files are looked at as after a crash.
+    pub fn leave_unclean(&self) {
+        self.unclean.store(true, Ordering::SeqCst);
     }
 
     /// Says that everything written before may become durable without a sync of its file: because the whole backing is
@@ -154,7 +165,7 @@ impl Sessions {
     /// If something was written since the last call: a new number, `end_rounds`, `syncfs`, the old number leaves the
     /// list. Where `end_rounds` fails the old number stays, and the next call tries again.
     pub fn rotate(&self, redo: &Redo, end_rounds: impl FnOnce() -> Result<(), Errno>) -> Result<(), StateError> {
-        if !self.wrote.swap(false, Ordering::Relaxed) {
+        if self.unclean.load(Ordering::SeqCst) || !self.wrote.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         {
@@ -189,7 +200,12 @@ impl Sessions {
         if inner.own.is_empty() {
             return Ok(());
         }
-        backing::syncfs(self.root.as_fd()).map_err(StateError::Io)?;
+        // Also where it is the last chance: what the kernel has of this session is asked for.
+        redo.syncfs().map_err(StateError::Io)?;
+        if self.unclean.load(Ordering::SeqCst) || redo.is_needed() {
+            inner.own.clear();
+            return Err(StateError::Unclean);
+        }
         let own = std::mem::take(&mut inner.own);
         inner.state.open.retain(|open| !own.contains(open));
         store(self.root.as_fd(), &self.key, &inner.state).map_err(StateError::Io)?;

@@ -108,7 +108,7 @@ fn content_errno(e: &ContentError) -> i32 {
         ContentError::Backing(e) => e.raw_os_error(),
         ContentError::TooBig => libc::EFBIG,
         // Rounds were ended and all was synced, and yet there is no place: somebody else was faster, again and again.
-        ContentError::RedoFull => libc::EAGAIN,
+        ContentError::RedoFull { .. } => libc::EAGAIN,
         // No nonce is left: there is room on the disk, yet none for this file.
         ContentError::Exhausted => libc::EDQUOT,
         ContentError::Header(_)

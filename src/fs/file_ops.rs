@@ -107,7 +107,14 @@ impl Fs {
     fn write_open(&self, file: &Arc<OpenFile>, off: u64, data: &[u8]) -> Result<()> {
         with_scratch(|scratch| {
             let mut sealed = file.content.read().seal_ahead(off, data, scratch);
-            self.change(file, |content| content.write_at(off, data, scratch, sealed.take()))
+            let mut done = 0;
+            self.change(file, |content| {
+                let written = content.write_at(off + done as u64, &data[done..], scratch, sealed.take());
+                if let Err(ContentError::RedoFull { written }) = written {
+                    done += written;
+                }
+                written
+            })
         })
     }
 
@@ -125,9 +132,18 @@ impl Fs {
             let sync = file.content.write().begin_sync()?;
             drop(open);
             // Not under the lock: readers and writers go on.
-            sync.barrier()?;
+            let barrier = sync.barrier();
             let _open = file.inode.open.lock();
-            if !file.content.write().end_sync(&sync)? {
+            let mut content = file.content.write();
+            if barrier.is_err() {
+                content.barrier_failed(&sync);
+            }
+            let ended = barrier.and_then(|()| content.end_sync(&sync));
+            if ended.is_err() {
+                // The file stays open until all is durable that was to be.
+                self.note_waiting(file, &content);
+            }
+            if !ended? {
                 break;
             }
         }

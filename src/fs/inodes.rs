@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use crate::backing;
+use crate::content::Written;
 use crate::format::layout::plain_len;
 use crate::names::{DirId, is_cut};
 
@@ -61,6 +62,8 @@ pub struct Inode {
     /// The one open state of a regular file; the lock is held while it is opened or closed.
     pub open: Mutex<Option<Arc<OpenFile>>>,
     pub(super) unsynced: Unsynced,
+    /// What was written to a file that is closed by now, and is not known to be durable.
+    pub written: Mutex<Written>,
     /// See [`Self::has_cut_targets`].
     cut_targets: AtomicBool,
 }
@@ -87,6 +90,7 @@ impl Inode {
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced: Unsynced::default(),
+            written: Mutex::default(),
             cut_targets: AtomicBool::new(false),
         })
     }

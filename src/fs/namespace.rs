@@ -86,7 +86,7 @@ impl Fs {
 
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.remove(parent, name, |parent, dir, entry| {
-            let cut = self.cut_at((parent, dir), entry);
+            let cut = self.cut_at((parent, dir), entry).unwrap_or_default();
             backing::unlink(dir, entry)?;
             self.drop_cut((parent, dir), cut);
             Ok(())
@@ -146,11 +146,11 @@ impl Fs {
         let old = self.existing_name(&from, from_dir, name)?;
         let to_state = to_dir.unwrap_or(from_dir);
         let (source, dest) = ((&*from, from_fd.as_fd()), (&*to, to_fd.as_fd()));
-        let moved = self.cut_at(source, old.entry());
+        let moved = self.cut_at(source, old.entry())?;
         if flags.contains(RenameFlags::EXCHANGE) {
             let new = self.existing_name(&to, to_state, new_name)?;
             // Both names stay, and so do their links: only what they name changes places.
-            let back = self.cut_at(dest, new.entry());
+            let back = self.cut_at(dest, new.entry())?;
             let call = || Ok(backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags)?);
             self.with_cut_moved(moved.as_ref(), source, dest, || {
                 self.with_cut_moved(back.as_ref(), dest, source, call)
@@ -167,7 +167,7 @@ impl Fs {
         let victim = self.victim(to_fd.as_fd(), new.entry());
         let waiting = self.waiting_entry(to_fd.as_fd(), new.entry());
         let call = || backing::rename(from_fd.as_fd(), old.entry(), to_fd.as_fd(), new.entry(), flags);
-        let replaced = self.cut_at(dest, new.entry());
+        let replaced = self.cut_at(dest, new.entry()).unwrap_or_default();
         let renamed = self.with_cut_moved(moved.as_ref(), source, dest, || match call() {
             Err(Errno::NOTEMPTY | Errno::EXIST) if !flags.contains(RenameFlags::NOREPLACE) => {
                 // Onto a directory: one that is empty but for its marker gives way.
@@ -254,14 +254,16 @@ impl Fs {
                 Ok((entry, inode))
             }
             Err(e) => {
-                let is_dir = backing::stat_entry(dir_fd.as_fd(), stored.entry())
-                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-                let remove = if is_dir { backing::rmdir } else { backing::unlink };
-                let cut = self.cut_at((parent, dir_fd.as_fd()), stored.entry());
-                if remove(dir_fd.as_fd(), stored.entry()).is_ok() {
+                let cut = self.cut_at((parent, dir_fd.as_fd()), stored.entry()).unwrap_or_default();
+                let removed = match backing::unlink(dir_fd.as_fd(), stored.entry()) {
+                    Err(Errno::ISDIR | Errno::PERM) => backing::rmdir(dir_fd.as_fd(), stored.entry()),
+                    other => other,
+                };
+                if removed.is_ok() {
                     self.drop_cut((parent, dir_fd.as_fd()), cut);
                 }
-                self.drop_long_link(parent, &stored);
+                // What could not be removed again is there, under its name.
+                self.take_back_link(parent, &stored);
                 Err(e)
             }
         }

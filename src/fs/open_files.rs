@@ -53,7 +53,12 @@ impl OpenFile {
     /// The record says what is known; nothing is written through a descriptor that only reads.
     pub fn close(&self) -> Result<()> {
         if self.writable.load(Ordering::Relaxed) {
-            self.content.write().close()?;
+            let mut content = self.content.write();
+            let closed = content.close();
+            if closed.is_err() {
+                content.leave_unclean();
+            }
+            closed?;
         }
         Ok(())
     }
@@ -113,6 +118,8 @@ impl Fs {
                 content
             }
         };
+        let mut content = content;
+        content.add_written(std::mem::take(&mut *inode.written.lock()));
         let file = OpenFile::new(inode.clone(), content, writable);
         *open = Some(file.clone());
         Ok(file)
@@ -139,7 +146,9 @@ impl Fs {
             return Ok(());
         }
         *open = None;
-        file.close()
+        let closed = file.close();
+        *file.inode.written.lock() = file.content.write().take_written();
+        closed
     }
 
     /// Gives an empty file its data key: the one that was waited for, or one from the pool.

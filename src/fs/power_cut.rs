@@ -3,7 +3,7 @@
 
 pub mod disk;
 mod in_place;
-mod oracle;
+pub mod oracle;
 mod random;
 pub mod rig;
 pub mod workloads;
@@ -51,9 +51,9 @@ struct Moment {
 
 /// A workload under way: what it does to the file system, and what may be found after a cut.
 pub struct World<V = Rig> {
-    rig: V,
-    names: Names,
-    files: Vec<Promise>,
+    pub rig: V,
+    pub names: Names,
+    pub files: Vec<Promise>,
     moments: Vec<Moment>,
     /// All that the names ever were.
     history: Vec<Names>,
@@ -100,7 +100,7 @@ impl<V: Volume> World<V> {
     }
 
     /// Notes that `what` was done, and what of it may be found from when it began.
-    fn did(&mut self, what: String) {
+    pub fn did(&mut self, what: String) {
         let mut names = self.moments.last().expect("never empty").names.clone();
         if names.last() != Some(&self.names) {
             names.push(self.names.clone());
@@ -117,7 +117,7 @@ impl<V: Volume> World<V> {
 
     /// Notes that `what` made these names durable, and these files. What was promised before it counts until it is
     /// through.
-    fn durable(&mut self, what: String, names: Settles<'_>, files: std::ops::Range<usize>) {
+    pub fn durable(&mut self, what: String, names: Settles<'_>, files: std::ops::Range<usize>) {
         self.did(what.clone());
         self.files[files].iter_mut().for_each(Promise::fsync);
         self.settled.note(names, &self.names, self.history.len() - 1);
@@ -125,7 +125,7 @@ impl<V: Volume> World<V> {
         self.moment(names, format!("{what}, done"));
     }
 
-    fn file(&self, path: &str) -> usize {
+    pub fn file(&self, path: &str) -> usize {
         match self.names[path.as_bytes()] {
             Object::File(file) => file,
             _ => panic!("{path} is no file"),
@@ -148,7 +148,7 @@ impl<V: Volume> World<V> {
         self.did(format!("write {path} {off}+{len} = {value}"));
     }
 
-    fn new_value(&mut self) -> u8 {
+    pub fn new_value(&mut self) -> u8 {
         // 0 is a hole.
         self.value = self.value % 250 + 1;
         self.value
@@ -214,7 +214,7 @@ impl World {
     }
 
     pub fn close(&mut self, path: &str) {
-        self.rig.close(path);
+        self.rig.close(path).expect("closes");
         self.did(format!("close {path}"));
     }
 
@@ -281,12 +281,12 @@ impl World {
 
 /// A workload that is through.
 pub struct Story {
-    log: Vec<Change>,
+    pub log: Vec<Change>,
     moments: Vec<Moment>,
     history: Vec<Names>,
     /// What made the volume before the log begins.
-    before: Vec<Change>,
-    root: u64,
+    pub before: Vec<Change>,
+    pub root: u64,
     pub setup: rig::Setup,
     /// How the backing keeps names.
     pub order: NameOrder,
@@ -318,8 +318,16 @@ pub struct Count {
 
 impl Story {
     /// Judges cuts at every prefix of the log: all states where they are at most `all`, else `random` of them.
-    fn judge(&self, all: usize, random: usize, seed: u64) -> Count {
+    pub fn judge(&self, all: usize, random: usize, seed: u64) -> Count {
         self.each_state(all, random, seed, &mut |state| state.judge()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Judges one state, that of `disk` after `at` changes.
+    pub fn judge_one(&self, disk: &Disk, cut: Cut, at: usize) {
+        let state = State { story: self, disk, cut, at };
+        if let Err(e) = state.judge() {
+            panic!("{}", state.describe(&e));
+        }
     }
 
     /// Gives `judge` the states that cuts at every prefix of the log leave: all where they are at most `all`, else

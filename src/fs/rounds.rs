@@ -51,7 +51,10 @@ impl Fs {
         let changed = loop {
             let mut content = file.content.write();
             match change(&mut content) {
-                Err(ContentError::RedoFull) if tries < ROOM_TRIES => tries += 1,
+                // As often as it takes, as long as each time some of it was written.
+                Err(ContentError::RedoFull { written }) if written > 0 || tries < ROOM_TRIES => {
+                    tries = if written > 0 { 0 } else { tries + 1 };
+                }
                 // Holes that wait to be punched have space to give.
                 Err(ContentError::Backing(Errno::NOSPC | Errno::DQUOT)) if !made_room && self.anything_waits() => {
                     made_room = true;
@@ -84,7 +87,7 @@ impl Fs {
     }
 
     /// `content` is that of `file`, which the caller holds open.
-    fn note_waiting(&self, file: &Arc<OpenFile>, content: &Content) {
+    pub(super) fn note_waiting(&self, file: &Arc<OpenFile>, content: &Content) {
         if !content.waits() || file.waiting.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -125,16 +128,34 @@ impl Fs {
                 live.push(file);
             }
         }
-        let syncs: Vec<_> = live.iter().map(|file| (file, file.content.write().begin_round_end())).collect();
+        let mut syncs = Vec::new();
+        for file in &live {
+            match file.content.write().begin_round_end() {
+                Ok(sync) => syncs.push((file, sync)),
+                Err(e) => {
+                    tracing::error!(
+                        ino = file.inode.id,
+                        "what a failed sync was to keep could not be written again: {e}"
+                    );
+                    ended = Err(e.into());
+                }
+            }
+        }
         let together = syncs.len() > ONE_BY_ONE;
-        if together {
-            self.volume.redo.syncfs()?;
+        if together && let Err(e) = self.volume.redo.syncfs() {
+            tracing::error!(files = syncs.len(), "changes wait on, the backing could not be synced: {e}");
+            syncs.iter().for_each(|(file, sync)| file.content.write().barrier_failed(sync));
+            return Err(e.into());
         }
         for (file, sync) in syncs {
             let end = || -> Result<()> {
                 if !together {
                     self.sync_names_of(file)?;
-                    sync.barrier()?;
+                    let barrier = sync.barrier();
+                    if barrier.is_err() {
+                        file.content.write().barrier_failed(&sync);
+                    }
+                    barrier?;
                 }
                 // With the lock that setting times takes: pages that are written here keep the mtime.
                 let _open = file.inode.open.lock();

@@ -85,13 +85,21 @@ impl Fs {
     }
 
     /// The entry as a symlink with a target in two parts, if it is one.
-    pub(super) fn cut_at(&self, (dir, fd): Place<'_>, entry: &[u8]) -> Option<Cut> {
+    ///
+    /// # Errors
+    /// It cannot be told. Who removes the entry leaves a part behind then, which does no harm; who moves it has to know.
+    pub(super) fn cut_at(&self, (dir, fd): Place<'_>, entry: &[u8]) -> Result<Option<Cut>> {
         if !dir.has_cut_targets() {
-            return None;
+            return Ok(None);
         }
-        let link = self.names().target_rest_link(&backing::read_link(fd, entry).ok()?)?;
+        let first = match backing::read_link(fd, entry) {
+            // No symlink.
+            Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+            other => other?,
+        };
+        let Some(link) = self.names().target_rest_link(&first) else { return Ok(None) };
         let last = backing::stat_entry(fd, entry).is_ok_and(|stat| stat.st_nlink == 1);
-        Some(Cut { link, last })
+        Ok(Some(Cut { link, last }))
     }
 
     /// Makes `call`, which moves an entry of `from` to another directory, with its second part there before it.
@@ -173,8 +181,11 @@ pub(super) fn put_link(dir: BorrowedFd<'_>, link: &[u8], text: &[u8]) -> backing
     match backing::symlink(text, dir, link) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => {
-            if backing::read_link(dir, link).is_ok_and(|there| there == text) {
-                return Ok(false);
+            match backing::read_link(dir, link) {
+                Ok(there) if there == text => return Ok(false),
+                Ok(_) | Err(Errno::NOENT | Errno::INVAL) => {}
+                // It may be another entry's, and good.
+                Err(e) => return Err(e),
             }
             backing::unlink(dir, link)?;
             backing::symlink(text, dir, link)?;

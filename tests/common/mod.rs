@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "no suite uses every helper")]
 
 pub mod checking;
+pub mod images;
 pub mod io;
 pub mod mounted;
 pub mod nobody;

@@ -4,29 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::backing::tap::{self, Change};
-use crate::content::examine::Depth;
 use crate::format::volume::NameMode;
 use crate::fs::power_cut::disk::{Cut, Disk};
-use crate::fs::power_cut::rig::{self, Setup};
+use crate::fs::power_cut::rig;
 use crate::fs::power_cut::workloads::{self, Workload};
 use crate::fs::power_cut::{Found, FoundObject, Random, State, World, runs};
 
 use super::report::{Kind, Severity};
 use super::*;
-
-/// `kmsfs check` on a directory, on this thread alone.
-fn check_in(at: &Path, setup: &Setup, repair: bool) -> Report {
-    let volume = Unlocked {
-        root: backing::open_root(at).expect("opens"),
-        keys: rig::volume_keys(crate::crypto::Suite::Aes256Gcm),
-        mode: setup.names,
-        name_max: 255,
-        data_keys: rig::keys(crate::crypto::Suite::Aes256Gcm, 1),
-        runtime: rig::runtime(),
-    };
-    let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
-    check(volume, how, None, Report::default()).unwrap_or_else(|e| panic!("{:#}", e.error))
-}
 
 /// Files that a mount cannot open or read as a whole, by their ids, with the blocks that it cannot read; none: all.
 type Unreadable = BTreeSet<(u64, Option<u64>)>;
@@ -81,9 +66,9 @@ fn damaged(report: &Report, found: &Found) -> Result<Unreadable, String> {
 fn repair(state: &State<'_>, at: &Path) -> Result<Vec<Change>, String> {
     let setup = &state.story.setup;
     tap::record();
-    let repaired = check_in(at, setup, true);
+    let repaired = rig::check(at, setup, true);
     let log = tap::take();
-    let report = check_in(at, setup, false);
+    let report = rig::check(at, setup, false);
     if let Some(left) = report.findings().iter().find(|finding| finding.severity == Severity::Leftover) {
         return Err(format!("the repair left this: {}\nit said:\n{}", left.text(), repaired.text()));
     }

@@ -126,7 +126,7 @@ fn file(rig: &mut Rig, path: &str, len: usize) {
     if len > 0 {
         rig.write(path, 0, &pattern(seed, len)).expect("writes");
     }
-    rig.close(path);
+    rig.close(path).expect("closes");
 }
 
 fn write(rig: &mut Rig, path: &str, off: u64, len: usize) {
@@ -172,12 +172,12 @@ fn tree(rig: &mut Rig) {
     rig.create("sparse").expect("creates");
     write(rig, "sparse", 5 * 4096, 100);
     write(rig, "sparse", 200 * 4096, 5000);
-    rig.close("sparse");
+    rig.close("sparse").expect("closes");
     rig.create("regions").expect("creates");
     write(rig, "regions", 0, 10);
     write(rig, "regions", 400 * 4096, 10);
     write(rig, "regions", GIB + 100 * 4096, 10);
-    rig.close("regions");
+    rig.close("regions").expect("closes");
 }
 
 fn later(rig: &mut Rig) {
@@ -236,7 +236,7 @@ pub fn small(name: &'static str, setup: &Setup) -> Corpus {
         write(rig, "sparse", 3 * 4096, 100);
         write(rig, "sparse", 70 * 4096, 10);
         write(rig, "sparse", 140 * 4096, 10);
-        rig.close("sparse");
+        rig.close("sparse").expect("closes");
         file(rig, "groups", 34 * 4096);
     };
     build(name, setup, false, BTreeMap::new(), first, |rig, _| {

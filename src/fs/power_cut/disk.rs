@@ -3,7 +3,7 @@
 //! What is assumed of the backing (`docs/CRASH.md`): names change in order, and what a sync makes durable of them is one
 //! of [`NameOrder`]. Bytes written since a file's last barrier are on the disk or not, each sector
 //! for itself, in any state that it had in the meantime. A cut of a file's length comes before what is written later
-//! into the space that it freed.
+//! into the space that it freed. After a sync that failed nothing is durable by a later one that was not written again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
@@ -28,11 +28,14 @@ enum Event<T> {
 #[derive(Clone)]
 struct Atom<T> {
     events: Vec<Event<T>>,
+    /// A sync failed, and the system forgot that this has to be written: it stays in any of its states until it is
+    /// written once more.
+    lost: bool,
 }
 
 impl<T: Clone> Atom<T> {
     fn new(value: T) -> Self {
-        Self { events: vec![Event::Is(value)] }
+        Self { events: vec![Event::Is(value)], lost: false }
     }
 
     fn now(&self) -> &T {
@@ -41,8 +44,22 @@ impl<T: Clone> Atom<T> {
         }
     }
 
+    fn push(&mut self, event: Event<T>) {
+        self.events.push(event);
+        self.lost = false;
+    }
+
     fn settle(&mut self) {
-        self.events = vec![Event::Is(self.now().clone())];
+        if !self.lost {
+            self.events = vec![Event::Is(self.now().clone())];
+            return;
+        }
+        // Cuts are in the journal, and so not lost.
+        let cut = self.events.iter().rposition(|event| matches!(event, Event::Cut(..))).unwrap_or(0);
+        self.events.drain(..cut);
+        if let Some(Event::Cut(_, value)) = self.events.first() {
+            self.events[0] = Event::Is(value.clone());
+        }
     }
 
     /// What a cut may leave, if the file's cuts up to number `cuts` are durable and those after are not.
@@ -79,7 +96,7 @@ impl File {
             let (from, to) = (off.max(sector * SECTOR), end.min((sector + 1) * SECTOR));
             bytes[(from - sector * SECTOR) as usize..(to - sector * SECTOR) as usize]
                 .copy_from_slice(&data[(from - off) as usize..(to - off) as usize]);
-            atom.events.push(Event::Is(bytes));
+            atom.push(Event::Is(bytes));
         }
         if end > *self.len.now() {
             self.len.events.push(Event::Is(end));
@@ -97,13 +114,13 @@ impl File {
             let keep = len.saturating_sub(sector * SECTOR).min(SECTOR) as usize;
             let mut bytes = *atom.now();
             bytes[keep..].fill(0);
-            atom.events.push(Event::Cut(self.cuts, bytes));
+            atom.push(Event::Cut(self.cuts, bytes));
         }
     }
 
     fn punch(&mut self, off: u64, len: u64) {
         for (_, atom) in self.sectors.range_mut(off.div_ceil(SECTOR)..(off + len) / SECTOR) {
-            atom.events.push(Event::Is(ZEROS));
+            atom.push(Event::Is(ZEROS));
         }
     }
 
@@ -111,6 +128,11 @@ impl File {
         self.sectors.values_mut().for_each(Atom::settle);
         self.len.settle();
         self.cuts = 0;
+    }
+
+    /// A sync failed: what was not written until then is clean for the system all the same.
+    fn lose(&mut self) {
+        self.sectors.values_mut().filter(|atom| atom.events.len() > 1).for_each(|atom| atom.lost = true);
     }
 }
 
@@ -262,6 +284,12 @@ impl Disk {
                     NameOrder::Log => self.log_names(node),
                 }
             }
+            Change::SyncFailed { ino: Some(ino) } => {
+                if let Node::File(file) = self.tree[self.nodes[ino]] {
+                    self.files[file].lose();
+                }
+            }
+            Change::SyncFailed { ino: None } => self.files.iter_mut().for_each(File::lose),
             Change::SyncAll => {
                 self.files.iter_mut().for_each(File::settle);
                 self.settle_names();
@@ -307,6 +335,11 @@ impl Disk {
         for pending in std::mem::take(&mut self.pending) {
             apply(&mut self.tree, &pending.naming);
         }
+    }
+
+    /// The system has written after all what it took for clean.
+    pub fn keep_all(&mut self) {
+        self.files.iter_mut().flat_map(|file| file.sectors.values_mut()).for_each(|atom| atom.lost = false);
     }
 
     /// How many states a cut could leave, if they are few; else more than `limit`.

@@ -1,7 +1,7 @@
 //! The file system core on a directory, called by paths.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,10 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, RenameFlags};
 
 use crate::backing::{self, tap};
+use crate::command::check::report::Report;
+use crate::command::check::{self, How, Unlocked};
 use crate::content::Volume;
+use crate::content::examine::Depth;
 use crate::crypto::Suite;
 use crate::crypto::secret::SecretBytes;
 use crate::durable::{Durability, Redo, Sessions};
@@ -125,7 +128,7 @@ pub fn fresh_dir() -> tempfile::TempDir {
 
 /// A mounted volume.
 pub struct Rig {
-    setup: Setup,
+    pub setup: Setup,
     dir: tempfile::TempDir,
     fs: Option<Arc<Fs>>,
     open: HashMap<String, u64>,
@@ -140,13 +143,37 @@ pub fn volume_keys(suite: Suite) -> VolumeKeys {
     VolumeKeys::derive(suite, VOLUME_ID, &plaintext(VOLUME_BLOB, suite.key_len()))
 }
 
+fn open_volume(root: BorrowedFd<'_>, setup: &Setup) -> std::result::Result<Arc<Volume>, String> {
+    let keys = volume_keys(setup.suite);
+    let sessions = Sessions::open(root, keys.state.clone(), false).map_err(|e| e.to_string())?;
+    let redo = Redo::new(root, sessions.crashed()).map_err(|e| e.to_string())?;
+    Ok(Arc::new(Volume { keys, sessions, redo, durability: setup.durability }))
+}
+
+/// What `kmsfs check` says of a volume that is not mounted, all of it on this thread.
+pub fn check(at: &Path, setup: &Setup, repair: bool) -> Report {
+    let volume = Unlocked {
+        root: backing::open_root(at).expect("opens"),
+        keys: volume_keys(setup.suite),
+        mode: setup.names,
+        name_max: 255,
+        data_keys: keys(setup.suite, setup.files_per_data_key),
+        runtime: runtime(),
+    };
+    let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
+    check::check(volume, how, None, Report::default()).unwrap_or_else(|e| panic!("{:#}", e.error))
+}
+
+/// The same in words, and whether nothing was found.
+pub fn check_says(at: &Path, setup: &Setup, repair: bool) -> (bool, String) {
+    let report = check(at, setup, repair);
+    (report.tally().exit().is_none(), report.text())
+}
+
 fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
     let root = backing::open_root(at).map_err(|e| e.to_string())?;
-    let volume_keys = volume_keys(setup.suite);
-    let sessions = Sessions::open(root.as_fd(), volume_keys.state.clone(), false).map_err(|e| e.to_string())?;
-    let redo = Redo::new(root.as_fd(), sessions.crashed()).map_err(|e| e.to_string())?;
-    sessions.begin().map_err(|e| e.to_string())?;
-    let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability: setup.durability });
+    let volume = open_volume(root.as_fd(), setup)?;
+    volume.sessions.begin().map_err(|e| e.to_string())?;
     let options = FsOptions { read_only: false, change_owner: false };
     let file_keys = keys(setup.suite, setup.files_per_data_key);
     let fs = Fs::new(volume, setup.names, 255, file_keys, root, options).map_err(|e| e.to_string())?;
@@ -190,11 +217,24 @@ impl Rig {
     pub fn remount(&mut self) {
         let open: Vec<String> = self.open.keys().cloned().collect();
         for path in open {
-            self.close(&path);
+            self.close(&path).expect("closes");
         }
-        self.fs().end();
-        self.fs = None;
-        self.fs = Some(mount(self.dir.path(), &self.setup).expect("mounts"));
+        self.end_and_mount().expect("mounts");
+    }
+
+    /// The end of a mount whose files may be open.
+    pub fn end(&mut self) {
+        self.open.clear();
+        if let Some(fs) = self.fs.take() {
+            fs.end();
+        }
+    }
+
+    /// The end of a mount whose files may be open, and another mount: to be tried again if that fails.
+    pub fn end_and_mount(&mut self) -> std::result::Result<(), String> {
+        self.end();
+        self.fs = Some(mount(self.dir.path(), &self.setup)?);
+        Ok(())
     }
 
     fn parent<'a>(&self, path: &'a str) -> Result<(u64, &'a [u8])> {
@@ -202,7 +242,7 @@ impl Rig {
         Ok((self.find(dir)?, name.as_bytes()))
     }
 
-    fn find(&self, path: &str) -> Result<u64> {
+    pub fn find(&self, path: &str) -> Result<u64> {
         let mut id = ROOT;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             id = self.fs().lookup(id, name.as_bytes())?.attr.ino;
@@ -240,10 +280,8 @@ impl Rig {
         with_key(self.fs(), |ready| self.fs().fallocate(handle, off, len, Allocate::Punch, ready))
     }
 
-    pub fn close(&mut self, path: &str) {
-        if let Some(handle) = self.open.remove(path) {
-            self.fs().release(handle).expect("closes");
-        }
+    pub fn close(&mut self, path: &str) -> Result<()> {
+        self.open.remove(path).map_or(Ok(()), |handle| self.fs().release(handle))
     }
 
     pub fn mkdir(&mut self, path: &str) -> Result<()> {
@@ -264,11 +302,11 @@ impl Rig {
     pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         let ((dir, name), (new_dir, new_name)) = (self.parent(from)?, self.parent(to)?);
         self.fs().rename(dir, name, new_dir, new_name, RenameFlags::empty())?;
-        self.close(to);
+        let closed = self.close(to);
         if let Some(handle) = self.open.remove(from) {
             self.open.insert(to.to_owned(), handle);
         }
-        Ok(())
+        closed
     }
 }
 
@@ -302,8 +340,7 @@ impl super::Volume for Rig {
             return self.fs().rmdir(dir, name);
         }
         self.fs().unlink(dir, name)?;
-        self.close(path);
-        Ok(())
+        self.close(path)
     }
 
     fn fsync_dir(&mut self, path: &str) -> Result<()> {
@@ -339,9 +376,15 @@ pub fn with_key<T>(fs: &Fs, call: impl Fn(Option<&Ready>) -> Result<T>) -> Resul
 
 /// Mounts what lies in `at`, and reads all of it.
 pub fn look(at: &Path, setup: &Setup) -> std::result::Result<Found, String> {
-    let fs = mount(at, setup)?;
     let mut names = BTreeMap::new();
-    look_into(&fs, ROOT, &mut Vec::new(), &mut names)?;
+    look_into(&*mount(at, setup)?, ROOT, false, &mut Vec::new(), &mut names)?;
+    Ok(Found { names })
+}
+
+/// Reads all of what is mounted. Files are open perhaps: their size is what reading them shows.
+pub fn look_at(fs: &Fs) -> std::result::Result<Found, String> {
+    let mut names = BTreeMap::new();
+    look_into(fs, ROOT, true, &mut Vec::new(), &mut names)?;
     Ok(Found { names })
 }
 
@@ -361,6 +404,7 @@ pub fn list(fs: &Fs, id: u64) -> Result<Vec<(Vec<u8>, FileType)>> {
 fn look_into(
     fs: &Fs,
     dir: u64,
+    live: bool,
     path: &mut Vec<u8>,
     out: &mut BTreeMap<Vec<u8>, FoundObject>,
 ) -> std::result::Result<(), String> {
@@ -376,14 +420,14 @@ fn look_into(
         match kind {
             FileType::Directory => {
                 out.insert(path.clone(), FoundObject::Dir);
-                look_into(fs, id, path, out)?;
+                look_into(fs, id, live, path, out)?;
             }
             FileType::Symlink => {
                 let target = fs.readlink(id).map_err(|e| format!("{}: target: {e}", shown(path)))?;
                 out.insert(path.clone(), FoundObject::Link(target));
             }
             _ => {
-                let seen = read(fs, dir, &name, id)?;
+                let seen = read(fs, dir, &name, id, live)?;
                 out.insert(path.clone(), FoundObject::File { id, seen });
             }
         }
@@ -393,7 +437,7 @@ fn look_into(
 }
 
 /// Every byte of a file, `None` for what cannot be read; `None` if it cannot be opened.
-fn read(fs: &Fs, dir: u64, name: &[u8], id: u64) -> std::result::Result<Option<Vec<Seen>>, String> {
+fn read(fs: &Fs, dir: u64, name: &[u8], id: u64, live: bool) -> std::result::Result<Option<Vec<Seen>>, String> {
     let open = |id| with_key(fs, |ready| fs.open(id, false, ready));
     let handle = match open(id) {
         Err(FsError::Stale) => {
@@ -403,13 +447,14 @@ fn read(fs: &Fs, dir: u64, name: &[u8], id: u64) -> std::result::Result<Option<V
         other => other,
     };
     let Ok(handle) = handle else { return Ok(None) };
-    let size = fs.getattr(id).map_err(|e| format!("attributes: {e}"))?.size;
+    let size = if live { u64::MAX } else { fs.getattr(id).map_err(|e| format!("attributes: {e}"))?.size };
     let mut seen: Vec<Seen> = Vec::new();
     while (seen.len() as u64) < size {
         let off = seen.len() as u64;
         let len = (size - off).min(4096) as usize;
         let block = fs.read(handle, off, len, |bytes| bytes.map(<[u8]>::to_vec));
         match block {
+            Ok(bytes) if bytes.is_empty() && live => break,
             Ok(bytes) if bytes.is_empty() => return Err(format!("reading ends at {off} of {size}")),
             Ok(bytes) => seen.extend(bytes.into_iter().map(Some)),
             Err(e) if e.errno() == libc::EIO => seen.extend(std::iter::repeat_n(None, len)),
