@@ -402,14 +402,15 @@ impl Content {
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
     /// [`Self::end_sync`].
     pub fn begin_sync(&mut self) -> Result<Sync> {
-        if self.stored_len > 0 && (self.record_stale || self.has_wrong_length()) {
-            self.write_record_in_passing()?;
-        }
+        self.mend_head()?;
         self.begin_barrier()
     }
 
-    /// The first part of ending a round without a sync: the record is not written.
+    /// The first part of ending a round without a sync: the record is written only after a failure.
     pub fn begin_round_end(&mut self) -> Result<Sync> {
+        if self.doubts.again || self.doubts.unrecorded {
+            self.mend_head()?;
+        }
         self.begin_barrier()
     }
 
@@ -419,17 +420,13 @@ impl Content {
         self.after_barrier(sync)
     }
 
-    /// At the last close of a file that is open for writing, once nothing waits: the record says what is known.
+    /// At the last close of a file that is open for writing, once nothing waits: the record says what is known. After an
+    /// error [`Self::waits`] says so, and the file has to stay open.
     pub fn close(&mut self) -> Result<()> {
-        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded || self.has_wrong_length()) {
-            self.write_record_in_passing()?;
+        if self.stored_len > 0 && self.seals != self.seals_recorded {
+            self.record_stale = true;
         }
-        Ok(())
-    }
-
-    /// The file is closed though its record could not be written: nothing that the stored one says may be relied on.
-    pub fn leave_unclean(&self) {
-        self.volume.sessions.leave_unclean();
+        self.mend_head().inspect_err(|_| self.doubts.unrecorded = true)
     }
 
     /// A length could not be set.

@@ -128,7 +128,7 @@ impl Content {
 
     /// Whether second halves wait, or something has to be issued again.
     pub fn waits(&self) -> bool {
-        !self.round.is_empty() || self.doubts.again
+        !self.round.is_empty() || self.doubts.again || self.doubts.unrecorded
     }
 
     /// Lets a second half wait; what waited for the block before is done with.
@@ -166,7 +166,7 @@ impl Content {
     }
 
     fn leave_round(&mut self, needed: bool) {
-        self.doubts.again = false;
+        (self.doubts.again, self.doubts.unrecorded) = (false, false);
         self.wait_no_more_from(0);
         self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, ticket, _)| ticket), needed);
     }
@@ -215,6 +215,9 @@ impl Content {
             return Err(Errno::IO.into());
         }
         self.doubts.under_way.retain(|(stamp, _)| *stamp > sync.stamp);
+        if !self.record_stale && !self.has_wrong_length() {
+            self.doubts.unrecorded = false;
+        }
         if self.cuts == sync.cuts {
             self.synced = sync.recorded.min(self.recorded);
         }
@@ -232,8 +235,7 @@ impl Content {
         let ended = self.second_halves(sync.stamp, released);
         backing::set_mtime(self.file.as_fd(), &before)?;
         if ended.is_err() {
-            self.newest = false;
-            self.record_stale = true;
+            self.distrust_slots();
         }
         ended
     }

@@ -79,7 +79,7 @@ impl Fs {
         Ok(changed?)
     }
 
-    fn anything_waits(&self) -> bool {
+    pub(super) fn anything_waits(&self) -> bool {
         !self.rounds.waiting.lock().is_empty()
     }
 
@@ -127,7 +127,9 @@ impl Fs {
         }
         let mut syncs = Vec::new();
         for file in &live {
-            match file.content.write().begin_round_end() {
+            let _open = file.inode.open.lock();
+            let begun = file.content.write().begin_round_end();
+            match begun {
                 Ok(sync) => syncs.push((file, sync)),
                 Err(e) => {
                     tracing::error!(
