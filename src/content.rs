@@ -192,6 +192,8 @@ impl From<RedoError> for ContentError {
 pub struct Content {
     volume: Arc<Volume>,
     file: Arc<OwnedFd>,
+    /// Whether `file` is open for writing.
+    writable: bool,
     /// `None`: empty, and no key was ever made or fetched.
     keys: Option<Keys>,
     /// Plaintext bytes.
@@ -235,6 +237,7 @@ impl Content {
         Self {
             volume,
             file,
+            writable: true,
             keys: None,
             size: 0,
             recorded: 0,
@@ -287,6 +290,7 @@ impl Content {
             held
         };
         let mut content = Self::empty(volume, file);
+        content.writable = writable;
         content.keys = Some(Keys::new(header, keys, record.epoch));
         content.size = size;
         content.recorded = record.size;
@@ -361,9 +365,10 @@ impl Content {
         self.keys.is_some()
     }
 
-    /// Uses `file`, another descriptor of the same stored file, from now on.
+    /// Uses `file`, another descriptor of the same stored file that is open for writing, from now on.
     pub fn replace_file(&mut self, file: Arc<OwnedFd>) {
         self.file = file;
+        self.writable = true;
     }
 
     /// Gives an empty file its new data key. Nothing is written before the first byte.

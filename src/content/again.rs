@@ -48,7 +48,7 @@ impl Content {
 
     /// The record or the length is not what is known: before a barrier that is to make it durable.
     pub(super) fn mend_head(&mut self) -> Result<()> {
-        if self.stored_len == 0 || !(self.record_stale || self.has_wrong_length()) {
+        if self.stored_len == 0 || !self.writable || !(self.record_stale || self.has_wrong_length()) {
             return Ok(());
         }
         if self.size == 0 {
