@@ -192,6 +192,8 @@ impl From<RedoError> for ContentError {
 pub struct Content {
     volume: Arc<Volume>,
     file: Arc<OwnedFd>,
+    /// Whether `file` is open for writing.
+    writable: bool,
     /// `None`: empty, and no key was ever made or fetched.
     keys: Option<Keys>,
     /// Plaintext bytes.
@@ -235,6 +237,7 @@ impl Content {
         Self {
             volume,
             file,
+            writable: true,
             keys: None,
             size: 0,
             recorded: 0,
@@ -287,6 +290,7 @@ impl Content {
             held
         };
         let mut content = Self::empty(volume, file);
+        content.writable = writable;
         content.keys = Some(Keys::new(header, keys, record.epoch));
         content.size = size;
         content.recorded = record.size;
@@ -362,9 +366,10 @@ impl Content {
         self.keys.is_some()
     }
 
-    /// Uses `file`, another descriptor of the same stored file, from now on.
+    /// Uses `file`, another descriptor of the same stored file that is open for writing, from now on.
     pub fn replace_file(&mut self, file: Arc<OwnedFd>) {
         self.file = file;
+        self.writable = true;
     }
 
     /// Gives an empty file its new data key. Nothing is written before the first byte.
@@ -403,14 +408,15 @@ impl Content {
     /// The first part of [`Self::sync`]: what remains is [`Sync::barrier`], for which no lock is needed, and
     /// [`Self::end_sync`].
     pub fn begin_sync(&mut self) -> Result<Sync> {
-        if self.stored_len > 0 && (self.record_stale || self.has_wrong_length()) {
-            self.write_record_in_passing()?;
-        }
+        self.mend_head()?;
         self.begin_barrier()
     }
 
-    /// The first part of ending a round without a sync: the record is not written.
+    /// The first part of ending a round without a sync: the record is written only after a failure.
     pub fn begin_round_end(&mut self) -> Result<Sync> {
+        if self.doubts.again || self.doubts.unrecorded {
+            self.mend_head()?;
+        }
         self.begin_barrier()
     }
 
@@ -420,17 +426,13 @@ impl Content {
         self.after_barrier(sync)
     }
 
-    /// At the last close of a file that is open for writing, once nothing waits: the record says what is known.
+    /// At the last close of a file that is open for writing, once nothing waits: the record says what is known. After an
+    /// error [`Self::waits`] says so, and the file has to stay open.
     pub fn close(&mut self) -> Result<()> {
-        if self.stored_len > 0 && (self.record_stale || self.seals != self.seals_recorded || self.has_wrong_length()) {
-            self.write_record_in_passing()?;
+        if self.stored_len > 0 && self.seals != self.seals_recorded {
+            self.record_stale = true;
         }
-        Ok(())
-    }
-
-    /// The file is closed though its record could not be written: nothing that the stored one says may be relied on.
-    pub fn leave_unclean(&self) {
-        self.volume.sessions.leave_unclean();
+        self.mend_head().inspect_err(|_| self.doubts.unrecorded = true)
     }
 
     /// A length could not be set.

@@ -125,7 +125,11 @@ impl Fs {
         for file in self.handles.take_all() {
             if let Err(e) = file.close() {
                 tracing::error!(ino = file.inode.id, "closing a file at the end of the mount: {e}");
+                self.volume.sessions.leave_unclean();
             }
+        }
+        if self.anything_waits() {
+            self.volume.sessions.leave_unclean();
         }
         let ended = match rounds {
             Ok(()) => self.volume.sessions.end(&self.volume.redo).map_err(|e| e.to_string()),

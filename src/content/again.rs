@@ -19,6 +19,8 @@ pub(super) struct Doubts {
     pub void_until: u64,
     /// Everything that is not durable has to be issued again.
     pub again: bool,
+    /// The record does not say what is known of the slots, or a length could not be set: to be written, and a barrier.
+    pub unrecorded: bool,
     /// [`Redo::failures`] at the last barrier.
     pub redo_failures: u64,
 }
@@ -34,6 +36,28 @@ impl Content {
         for (_, written) in self.doubts.under_way.extract_if(.., |(stamp, _)| *stamp <= sync.stamp) {
             self.pages.written().join(written);
         }
+    }
+
+    /// After a write that failed the newer version of a slot need not be the good one. The file stays open until the
+    /// record says so: no session may end before.
+    pub(super) fn distrust_slots(&mut self) {
+        self.newest = false;
+        self.record_stale = true;
+        self.doubts.unrecorded = true;
+    }
+
+    /// The record or the length is not what is known: before a barrier that is to make it durable.
+    pub(super) fn mend_head(&mut self) -> Result<()> {
+        if self.stored_len == 0 || !self.writable || !(self.record_stale || self.has_wrong_length()) {
+            return Ok(());
+        }
+        if self.size == 0 {
+            // The first write failed, and what it left could not be taken back.
+            backing::set_len(self.file.as_fd(), 0)?;
+            self.start_over();
+            return Ok(());
+        }
+        self.write_record_in_passing()
     }
 
     /// Issues all that is not known to be durable once more, with what there is of it.

@@ -54,8 +54,7 @@ impl Content {
             if punched.is_err() {
                 self.pages.forget(slot_place(block).0);
                 self.good.clear();
-                self.newest = false;
-                self.record_stale = true;
+                self.distrust_slots();
             }
             punched?;
             block = end;

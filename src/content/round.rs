@@ -133,7 +133,7 @@ impl Content {
 
     /// Whether second halves wait (pages, slots, or bits of the map), or something has to be issued again.
     pub fn waits(&self) -> bool {
-        !self.round.is_empty() || self.skipped.waits() || self.doubts.again
+        !self.round.is_empty() || self.skipped.waits() || self.doubts.again || self.doubts.unrecorded
     }
 
     /// Lets a second half wait; what waited for the block before is done with.
@@ -171,7 +171,7 @@ impl Content {
     }
 
     fn leave_round(&mut self, needed: bool) {
-        self.doubts.again = false;
+        (self.doubts.again, self.doubts.unrecorded) = (false, false);
         self.wait_no_more_from(0);
         self.skipped.abandon();
         self.volume.redo.orphan(self.round.issued.drain(..).map(|(_, ticket, _)| ticket), needed);
@@ -221,6 +221,9 @@ impl Content {
             return Err(Errno::IO.into());
         }
         self.doubts.under_way.retain(|(stamp, _)| *stamp > sync.stamp);
+        if !self.record_stale && !self.has_wrong_length() {
+            self.doubts.unrecorded = false;
+        }
         if self.cuts == sync.cuts {
             self.synced = sync.recorded.min(self.recorded);
         }
@@ -238,8 +241,7 @@ impl Content {
         let ended = self.second_halves(sync.stamp, released);
         backing::set_mtime(self.file.as_fd(), &before)?;
         if ended.is_err() {
-            self.newest = false;
-            self.record_stale = true;
+            self.distrust_slots();
         }
         ended
     }

@@ -271,8 +271,7 @@ impl Content {
             for number in slot_pages(request.range.start, request.range.end - 1) {
                 self.pages.forget(number);
             }
-            self.newest = false;
-            self.record_stale = true;
+            self.distrust_slots();
         }
         let mut free = Vec::new();
         for (n, (&(version, half), &place)) in versions.iter().zip(&places).enumerate() {
@@ -460,9 +459,8 @@ impl Content {
             // Once its session has ended, a record that says more than the file has would make the file one that was cut.
             self.size = old;
             self.tail_zero = None;
-            self.record_stale = true;
             if self.write_record().is_err() {
-                self.leave_unclean();
+                self.doubts.unrecorded = true;
             }
         }
         set
@@ -694,8 +692,7 @@ impl Content {
     pub(super) fn after_failure(&mut self) {
         self.pages.clear();
         self.good.clear();
-        self.newest = false;
-        self.record_stale = true;
+        self.distrust_slots();
         self.slots_behind = true;
         self.tail_zero = None;
         self.skipped.take_back();

@@ -310,7 +310,7 @@ impl Redo {
 
     /// Whether the file has pages that may be nowhere else: its session must not end as if all were well.
     pub fn is_needed(&self) -> bool {
-        self.kept.load(Ordering::SeqCst)
+        self.kept.load(Ordering::SeqCst) || self.inner.lock().issued.values().any(|issued| issued.held)
     }
 
     /// The page that was issued, as long as its place has it.

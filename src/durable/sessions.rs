@@ -110,7 +110,9 @@ impl Sessions {
     /// A file was closed whose record could not be written, or does not say what is known: the session stays in the list,
     /// and files are looked at as after a crash.
     pub fn leave_unclean(&self) {
-        self.unclean.store(true, Ordering::SeqCst);
+        if !self.unclean.swap(true, Ordering::SeqCst) {
+            tracing::error!("a file does not say what is known of it: this session will not end cleanly");
+        }
     }
 
     /// Says that everything written before may become durable without a sync of its file: because the whole backing is

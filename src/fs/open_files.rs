@@ -53,12 +53,7 @@ impl OpenFile {
     /// The record says what is known; nothing is written through a descriptor that only reads.
     pub fn close(&self) -> Result<()> {
         if self.writable.load(Ordering::Relaxed) {
-            let mut content = self.content.write();
-            let closed = content.close();
-            if closed.is_err() {
-                content.leave_unclean();
-            }
-            closed?;
+            self.content.write().close()?;
         }
         Ok(())
     }
@@ -142,12 +137,20 @@ impl Fs {
 
     pub(super) fn close_shared(&self, file: &Arc<OpenFile>) -> Result<()> {
         let mut open = file.inode.open.lock();
-        if file.users.fetch_sub(1, Ordering::Relaxed) > 1 {
+        if file.users.load(Ordering::Relaxed) > 1 {
+            file.users.fetch_sub(1, Ordering::Relaxed);
             return Ok(());
         }
-        *open = None;
         let closed = file.close();
-        *file.inode.written.lock() = file.content.write().take_written();
+        let mut content = file.content.write();
+        if closed.is_err() {
+            // It stays open, and is tried again.
+            self.note_waiting(file, &content);
+        }
+        if file.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *open = None;
+            *file.inode.written.lock() = content.take_written();
+        }
         closed
     }
 

@@ -130,7 +130,9 @@ impl Fs {
         }
         let mut syncs = Vec::new();
         for file in &live {
-            match file.content.write().begin_round_end() {
+            let _open = file.inode.open.lock();
+            let begun = file.content.write().begin_round_end();
+            match begun {
                 Ok(sync) => syncs.push((file, sync)),
                 Err(e) => {
                     tracing::error!(
