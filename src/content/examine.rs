@@ -120,6 +120,8 @@ pub struct Troubles {
     pub blocks: Vec<(Range<u64>, Trouble)>,
     /// Slots with two versions.
     pub doubles: u64,
+    /// Groups that are complete, and whose bit does not say so: lost slots would be holes. A crash leaves such.
+    pub unsaid: u64,
     /// Blocks that were looked at, holes included.
     pub seen: u64,
 }
@@ -137,6 +139,7 @@ impl Troubles {
     pub fn join(&mut self, other: Self) {
         self.blocks.extend(other.blocks);
         self.doubles += other.doubles;
+        self.unsaid += other.unsaid;
         self.seen += other.seen;
         self.blocks.sort_by_key(|(range, _)| range.start);
         for (range, trouble) in std::mem::take(&mut self.blocks) {
@@ -333,6 +336,11 @@ impl<'v> Exam<'v> {
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let (slots, data) = bytes.split_at_mut(BLOCK_LEN);
+        let filled = blocks.clone().all(|block| {
+            let at = slot_place(block).1;
+            Slot::from_bytes(&slots[at..at + SLOT_LEN]).shape() != Shape::Empty
+        });
+        found.unsaid += u64::from(filled && self.skips(blocks.start)?);
         let mut run: Option<Range<u64>> = None;
         for block in blocks.clone() {
             let at = slot_place(block).1;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::format::layout::SLOT_LEN;
 
-use super::pages::Edit;
+use super::pages::{Edit, slot_in};
 use super::*;
 
 /// Pages of slots that share a barrier.
@@ -19,6 +19,8 @@ pub struct Mended {
     pub put_back: u64,
     /// Slots that have one version now, where they had two.
     pub dropped: u64,
+    /// Groups of a sparse file that were complete, and whose bit says so now.
+    pub completed: u64,
     /// Blocks of which no version verifies: left as they are.
     pub unreadable: u64,
 }
@@ -63,6 +65,7 @@ impl Content {
             edit.flush(&self.pages, self.file.clone().as_fd())?;
             self.pages.trim();
         }
+        self.write_map(self.size, mended.completed > 0)?;
         // Where no version is good there is nothing that a NEWEST could cost; yet nothing is claimed of such a file.
         self.newest = mended.unreadable == 0;
         self.good.clear();
@@ -87,6 +90,14 @@ impl Content {
     fn mend_page(&mut self, range: Range<u64>, edit: &mut Edit, mended: &mut Mended) -> Result<()> {
         let (number, _) = slot_place(range.start);
         let page = self.pages.load(number, self.file.as_fd())?;
+        let filled = range.clone().all(|block| slot_in(&page, block).shape() != Shape::Empty);
+        if let Some(group) = Group::of(range.start).filter(|_| filled)
+            && self.skips(range.start)?
+        {
+            // A crash came between its last slots and its bit.
+            self.skipped.set(group, true);
+            mended.completed += 1;
+        }
         for block in range {
             let at = slot_place(block).1;
             let slot = Slot::from_bytes(&page[at..at + SLOT_LEN]);

@@ -263,6 +263,31 @@ fn a_hole_that_was_being_filled_is_a_hole_again_after_a_kill() {
     assert_eq!(seen[..4096], [3; 4096], "what was overwritten is in the redo file");
 }
 
+/// A kill after the slots of a group that was filled, and before its bit: `check --repair` makes the bit good.
+#[test]
+fn mending_says_that_a_filled_group_is_complete() {
+    let mut bench = Bench::new(Suite::Aes256Gcm);
+    let mut content = bench.open();
+    write(&mut content, 0, &[1; 4096]);
+    content.set_size(1_000_000, &mut Scratch::new()).expect("grows");
+    content.sync().expect("syncs");
+    write(&mut content, 100 * BLOCK, &[2; 4096]);
+    content.end_round().expect("its slots");
+    assert!(content.waits(), "its bit");
+    drop(content);
+    bench.killed();
+    let mut content = bench.open();
+    assert_eq!(content.mend().expect("mends").completed, 1);
+    assert_eq!(content.mend().expect("mends").completed, 0, "nothing is left to do");
+    drop(content);
+    let file = std::fs::File::options().write(true).open(&bench.path).expect("opens");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; BLOCK_LEN], 66 * BLOCK).expect("writes");
+    let content = bench.open();
+    let lost = content.read_at(100 * BLOCK, BLOCK_LEN, &mut Scratch::new());
+    assert!(matches!(lost, Err(ContentError::Missing { block: 100 })), "{lost:?}");
+    assert!(content.read_at(200 * BLOCK, BLOCK_LEN, &mut Scratch::new()).is_ok(), "a group that was never filled");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Write {

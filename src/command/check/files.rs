@@ -246,7 +246,8 @@ impl Checker<'_> {
                     }
                 }
                 let unsure = troubles.blocks.iter().any(|(_, trouble)| trouble.is_readable());
-                looked.mend_slots = unsure || !record.newest || (!exam.newest && troubles.doubles > 0);
+                looked.mend_slots =
+                    unsure || troubles.unsaid > 0 || !record.newest || (!exam.newest && troubles.doubles > 0);
             }
         }
         looked.size = size;
