@@ -99,7 +99,8 @@ impl Checker<'_> {
             let Ok(sessions) = Sessions::open(self.root, keys.state.clone(), self.state_unknown) else { continue };
             let Ok(redo) = Redo::new(self.root, sessions.crashed()) else { continue };
             let view = View { keys, sessions: &sessions, redo: &redo };
-            looked = self.look(view, at, file, &look_at_head(view, file), NOWHERE);
+            let again = self.look(view, at, file, &look_at_head(view, file), NOWHERE);
+            looked = Looked { findings: still_there(&looked.findings, again.findings), ..again };
         }
         // A page that waits is what a mount does for durability.
         looked.findings.retain(|finding| finding.kind != Kind::RedoPage);
@@ -344,6 +345,25 @@ impl Checker<'_> {
     }
 }
 
+/// Of what is found now, what was found before: the same kind, in the same blocks. What two looks see of a file in writing
+/// is not the same.
+fn still_there(before: &[Finding], now: Vec<Finding>) -> Vec<Finding> {
+    let still = |finding: Finding| {
+        let same: Vec<&Finding> = before.iter().filter(|old| old.kind == finding.kind).collect();
+        if finding.blocks.is_empty() {
+            return (!same.is_empty()).then_some(finding);
+        }
+        let both = |range: &std::ops::Range<u64>| {
+            let old = same.iter().flat_map(|old| &old.blocks);
+            let (start, end) = (range.start, range.end);
+            old.map(|old| old.start.max(start)..old.end.min(end)).filter(|both| !both.is_empty()).collect::<Vec<_>>()
+        };
+        let blocks: Vec<_> = finding.blocks.iter().flat_map(both).collect();
+        (!blocks.is_empty()).then_some(Finding { blocks, ..finding })
+    };
+    now.into_iter().filter_map(still).collect()
+}
+
 /// Section 7: while a file of a session that did not end has an unreadable last block behind what was synced, it ends
 /// before that block. What is cut off so is no trouble any more.
 fn settled_size(size: u64, synced: u64, troubles: &mut Troubles) -> u64 {
@@ -398,6 +418,23 @@ fn block_findings(troubles: &Troubles, newest: bool, at: &Where) -> Vec<Finding>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_in_two_looks_is_wrong() {
+        let finding = |kind, blocks: &[std::ops::Range<u64>]| {
+            Finding::new(Severity::Damage, kind, None, b"f", "bad").with_blocks(blocks.to_vec())
+        };
+        let before = [finding(Kind::Block, &[3..10, 20..21]), finding(Kind::Length, &[])];
+        let now = vec![
+            finding(Kind::Block, &[1..4, 8..12, 15..16]),
+            finding(Kind::Slot, &[4..5, 8..9]),
+            finding(Kind::Length, &[]),
+            finding(Kind::Record, &[]),
+        ];
+        let still = still_there(&before, now);
+        assert_eq!(still.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::Block, Kind::Length]);
+        assert_eq!(still[0].blocks, [3..4, 8..10]);
+    }
 
     #[test]
     fn an_unreadable_end_behind_what_was_synced_is_lost_in_a_crash() {
