@@ -94,6 +94,24 @@ pub mod avx512 {
         _mm512_ternarylogic_epi32::<0x96>(a, b, c)
     }
 
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn splat_byte(byte: u8) -> Vector {
+        _mm512_set1_epi8(byte as i8)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn add(a: Vector, b: Vector) -> Vector {
+        _mm512_add_epi8(a, b)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn if_less(a: Vector, b: Vector, less: Vector, not: Vector) -> Vector {
+        _mm512_mask_blend_epi8(_mm512_cmplt_epu8_mask(a, b), not, less)
+    }
+
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn unpack(a: Vector, b: Vector) -> (Vector, Vector) {

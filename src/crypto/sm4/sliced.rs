@@ -7,7 +7,8 @@
 
 /// What a module brings, for its `$features`:
 /// - `Vector`, `LANES`; `splat` of a word, `load`, `store`, `xor`, `xor3`, `unpack` (bytes of the lower and upper halves
-///   of lanes, interleaved), `sbox` (t to u and w), `into_domain`, `out_of_domain`;
+///   of lanes, interleaved), `add` of bytes, `if_less` (of bytes, which chooses the third or the fourth), `splat_byte`,
+///   `sbox` (t to u and w), `into_domain`, `out_of_domain`;
 /// - of four bytes, in the first of an `__m128i`: `word_sbox`, `word_into_domain`, `word_out_of_domain`, and
 ///   `word_plain_sbox`, S of bytes that are not in the domain;
 /// - `$p0`, the constant of the domain for round keys.
@@ -15,8 +16,20 @@ macro_rules! kernel {
     ($features:literal, $p0:expr) => {
         /// Bytes of a register.
         const WIDTH: usize = 16 * LANES;
+        const TOGETHER: usize = 2;
         /// Bytes of keystream that a batch gives.
         const BATCH: usize = 16 * WIDTH;
+
+        /// Which of a batch's blocks each byte of a register belongs to.
+        const OFFSETS: [u8; WIDTH] = {
+            let mut offsets = [0; WIDTH];
+            let mut at = 0;
+            while at < WIDTH {
+                offsets[at] = (LANES * (at % 16) + at / 16) as u8;
+                at += 1;
+            }
+            offsets
+        };
 
         type State = [[Vector; 4]; 4];
 
@@ -84,10 +97,10 @@ macro_rules! kernel {
             block[..12].copy_from_slice(nonce);
             let nonce = store16(word_into_domain(load16(&block)));
             let nonce: [u32; 12] = std::array::from_fn(|i| u32::from(nonce[i]) * 0x0101_0101);
-            let (pairs, rest) = data.as_chunks_mut::<{ 2 * BATCH }>();
+            let (pairs, rest) = data.as_chunks_mut::<{ TOGETHER * BATCH }>();
             for pair in pairs {
-                batches::<2>(keys, &nonce, counter, pair.as_chunks_mut().0);
-                counter = counter.wrapping_add(2 * WIDTH as u32);
+                batches::<TOGETHER>(keys, &nonce, counter, pair.as_chunks_mut().0);
+                counter = counter.wrapping_add((TOGETHER * WIDTH) as u32);
             }
             let (single, rest) = rest.as_chunks_mut::<BATCH>();
             for batch in &mut *single {
@@ -132,27 +145,14 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         #[inline]
         fn input(nonce: &[u32; 12], counter: u32) -> State {
-            let mut bytes = [[0; WIDTH]; 4];
-            for at in 0..WIDTH {
-                let block = LANES * (at % 16) + at / 16;
-                let counter = counter.wrapping_add(block as u32).to_be_bytes();
-                bytes[0][at] = counter[0];
-                bytes[1][at] = counter[1];
-                bytes[2][at] = counter[2];
-                bytes[3][at] = counter[3];
-            }
+            let [high @ .., low] = counter.to_be_bytes();
+            let carried = ((counter >> 8).wrapping_add(1) << 8).to_be_bytes();
+            let start = splat_byte(low);
+            let low = add(load(&OFFSETS), start);
+            // Where the low byte has passed 255, the others are one more.
+            let byte = |i: usize| into_domain(if_less(low, start, splat_byte(carried[i]), splat_byte(high[i])));
             let word = |i: usize| [splat(nonce[i]), splat(nonce[i + 1]), splat(nonce[i + 2]), splat(nonce[i + 3])];
-            [
-                word(0),
-                word(4),
-                word(8),
-                [
-                    into_domain(load(&bytes[0])),
-                    into_domain(load(&bytes[1])),
-                    into_domain(load(&bytes[2])),
-                    into_domain(load(&bytes[3])),
-                ],
-            ]
+            [word(0), word(4), word(8), [byte(0), byte(1), byte(2), into_domain(low)]]
         }
 
         #[target_feature(enable = $features)]
@@ -167,6 +167,16 @@ macro_rules! kernel {
             [xor3(a[0], z0, all), xor3(a[1], z1, all), xor3(a[2], z2, all), xor3(a[3], z3, all)]
         }
 
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn turn(x: [Vector; 16]) -> [Vector; 16] {
+            let [(a, b), (c, d), (e, f), (g, h)] =
+                [unpack(x[0], x[8]), unpack(x[1], x[9]), unpack(x[2], x[10]), unpack(x[3], x[11])];
+            let [(i, j), (k, l), (m, n), (o, p)] =
+                [unpack(x[4], x[12]), unpack(x[5], x[13]), unpack(x[6], x[14]), unpack(x[7], x[15])];
+            [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+        }
+
         /// Out of the domain, into blocks, over the data.
         #[target_feature(enable = $features)]
         #[inline]
@@ -178,13 +188,7 @@ macro_rules! kernel {
                 *x = out_of_domain(*x);
             }
             // Seen as an address, (register, byte of a lane) turns by one bit each time; four times exchange the two.
-            for _ in 0..4 {
-                let mut y = x;
-                for i in 0..8 {
-                    (y[2 * i], y[2 * i + 1]) = unpack(x[i], x[i + 8]);
-                }
-                x = y;
-            }
+            let x = turn(turn(turn(turn(x))));
             for (x, data) in x.into_iter().zip(data.as_chunks_mut().0) {
                 store(data, xor(load(data), x));
             }

@@ -64,6 +64,24 @@ pub mod avx2 {
 
     #[target_feature(enable = "avx2")]
     #[inline]
+    pub fn splat_byte(byte: u8) -> Vector {
+        _mm256_set1_epi8(byte as i8)
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub fn add(a: Vector, b: Vector) -> Vector {
+        _mm256_add_epi8(a, b)
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub fn if_less(a: Vector, b: Vector, less: Vector, not: Vector) -> Vector {
+        _mm256_blendv_epi8(less, not, _mm256_cmpeq_epi8(_mm256_max_epu8(a, b), a))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
     pub fn unpack(a: Vector, b: Vector) -> (Vector, Vector) {
         (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b))
     }
