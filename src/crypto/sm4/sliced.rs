@@ -122,7 +122,10 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         fn batches<const N: usize>(keys: &RoundKeys, nonce: &[u32; 12], counter: u32, data: &mut [[u8; BATCH]]) {
             let data: &mut [_; N] = data.try_into().expect("as many batches as were asked for");
-            let mut x: [State; N] = std::array::from_fn(|n| input(nonce, counter.wrapping_add((n * WIDTH) as u32)));
+            let mut x = [[[splat(0); 4]; 4]; N];
+            for (n, x) in x.iter_mut().enumerate() {
+                *x = input(nonce, counter.wrapping_add((n * WIDTH) as u32));
+            }
             for keys in keys.bytes.as_chunks::<4>().0 {
                 for [a, b, c, d] in &mut x {
                     *a = round(&keys[0], *a, *b, *c, *d);
