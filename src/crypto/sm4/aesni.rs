@@ -12,6 +12,7 @@ const P: [[u8; 16]; 2] = nibble_tables(&D.p, 0);
 const P_AND_P0: [[u8; 16]; 2] = nibble_tables(&D.p, D.p0);
 const P_INVERSE: [[u8; 16]; 2] = nibble_tables(&D.p_inverse, 0);
 const U: [[u8; 16]; 2] = nibble_tables(&D.u, D.u0);
+const V: [[u8; 16]; 2] = nibble_tables(&D.v, D.v0);
 const W: [[u8; 16]; 2] = nibble_tables(&D.w, D.w0);
 const S: [[u8; 16]; 2] = nibble_tables(&D.s, D.s0);
 
@@ -66,16 +67,17 @@ macro_rules! by_aes {
 
         #[target_feature(enable = $features)]
         #[inline]
-        fn word_sbox(t: __m128i) -> (__m128i, __m128i) {
-            let s = _mm_shuffle_epi8(_mm_aesenclast_si128(t, _mm_setzero_si128()), load16(&ROWS));
-            (word_map(&U, s), word_map(&W, s))
+        fn word_sbox(t: __m128i) -> (__m128i, __m128i, __m128i) {
+            // The columns are the same, so that shifted rows are the rows.
+            let s = _mm_aesenclast_si128(t, _mm_setzero_si128());
+            (word_map(&U, s), word_map(&V, s), word_map(&W, s))
         }
 
         #[target_feature(enable = $features)]
         #[inline]
         fn word_plain_sbox(x: __m128i) -> __m128i {
             let t = word_map(&P_AND_P0, x);
-            word_map(&S, _mm_shuffle_epi8(_mm_aesenclast_si128(t, _mm_setzero_si128()), load16(&ROWS)))
+            word_map(&S, _mm_aesenclast_si128(t, _mm_setzero_si128()))
         }
 
         #[target_feature(enable = $features)]

@@ -8,10 +8,12 @@ use super::tables::{GFNI as D, gfni_matrix};
 const P: i64 = gfni_matrix(&D.p);
 const P_INVERSE: i64 = gfni_matrix(&D.p_inverse);
 const U: i64 = gfni_matrix(&D.u);
+const V: i64 = gfni_matrix(&D.v);
 const W: i64 = gfni_matrix(&D.w);
 const S: i64 = gfni_matrix(&D.s);
 const P0: i32 = D.p0 as i32;
 const U0: i32 = D.u0 as i32;
+const V0: i32 = D.v0 as i32;
 const W0: i32 = D.w0 as i32;
 const S0: i32 = D.s0 as i32;
 
@@ -20,9 +22,10 @@ macro_rules! words {
     ($features:literal) => {
         #[target_feature(enable = $features)]
         #[inline]
-        fn word_sbox(t: __m128i) -> (__m128i, __m128i) {
+        fn word_sbox(t: __m128i) -> (__m128i, __m128i, __m128i) {
             (
                 _mm_gf2p8affineinv_epi64_epi8::<U0>(t, _mm_set1_epi64x(U)),
+                _mm_gf2p8affineinv_epi64_epi8::<V0>(t, _mm_set1_epi64x(V)),
                 _mm_gf2p8affineinv_epi64_epi8::<W0>(t, _mm_set1_epi64x(W)),
             )
         }

@@ -90,20 +90,21 @@ macro_rules! ghash {
             let zero = hash_splat(0);
             let (mut low, mut middle, mut high) = (zero, zero, zero);
             let mut first = widen(sum);
-            for (blocks, powers) in wide.iter().zip(wide_powers) {
-                let (x, h) = (hash_xor(reverse(hash_load(blocks)), first), hash_load(powers));
-                low = hash_xor(low, clmul::<0x00>(x, h));
-                middle = hash_xor3(middle, clmul::<0x01>(x, h), clmul::<0x10>(x, h));
-                high = hash_xor(high, clmul::<0x11>(x, h));
+            let mut add = |x: Hash, h: Hash| {
+                let x = hash_xor(x, first);
                 first = zero;
+                low = hash_xor(low, clmul::<0x00>(x, h));
+                middle = hash_xor(middle, clmul::<0x00>(hash_xor(x, swap(x)), hash_xor(h, swap(h))));
+                high = hash_xor(high, clmul::<0x11>(x, h));
+            };
+            for (blocks, powers) in wide.iter().zip(wide_powers) {
+                add(reverse(hash_load(blocks)), hash_load(powers));
             }
             for (block, power) in rest.iter().zip(rest_powers) {
-                let (x, h) = (hash_xor(widen(reverse16(load16(block))), first), widen(load16(power)));
-                low = hash_xor(low, clmul::<0x00>(x, h));
-                middle = hash_xor3(middle, clmul::<0x01>(x, h), clmul::<0x10>(x, h));
-                high = hash_xor(high, clmul::<0x11>(x, h));
-                first = zero;
+                add(widen(reverse16(load16(block))), widen(load16(power)));
             }
+            // Karatsuba: the halves' sums give all of the product.
+            middle = hash_xor3(middle, low, high);
             narrow(reduce(low, middle, high))
         }
 

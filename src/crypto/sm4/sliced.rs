@@ -9,8 +9,8 @@
 /// - `Vector`, `LANES`; `splat` of a word, `load`, `store`, `xor`, `xor3`, `unpack` (bytes of the lower and upper halves
 ///   of lanes, interleaved), `add` of bytes, `if_less` (of bytes, which chooses the third or the fourth), `splat_byte`,
 ///   `sbox` (t to u and w), `into_domain`, `out_of_domain`;
-/// - of four bytes, in the first of an `__m128i`: `word_sbox`, `word_into_domain`, `word_out_of_domain`, and
-///   `word_plain_sbox`, S of bytes that are not in the domain;
+/// - of an `__m128i`: `word_into_domain`, `word_out_of_domain`, and where its four words are the same: `word_sbox`, t to
+///   u, u + w and w, and `word_plain_sbox`, S of bytes that are not in the domain;
 /// - `$p0`, the constant of the domain for round keys.
 macro_rules! kernel {
     ($features:literal, $p0:expr) => {
@@ -37,7 +37,7 @@ macro_rules! kernel {
         pub fn expand(key: &[u8; 16], keys: &mut RoundKeys) {
             keys.expand(
                 key,
-                |x| _mm_cvtsi128_si32(word_plain_sbox(_mm_cvtsi32_si128(x as i32))) as u32,
+                |x| _mm_cvtsi128_si32(word_plain_sbox(_mm_set1_epi32(x as i32))) as u32,
                 |x| {
                     _mm_cvtsi128_si32(word_into_domain(_mm_cvtsi32_si128(x as i32))) as u32 ^ ($p0 as u32 * 0x0101_0101)
                 },
@@ -53,11 +53,17 @@ macro_rules! kernel {
             block_of(x)
         }
 
+        /// The words in the domain, each in all four places of its register.
         #[target_feature(enable = $features)]
         #[inline]
         fn words_of(block: &[u8; 16]) -> [__m128i; 4] {
             let x = word_into_domain(load16(block));
-            [x, _mm_srli_si128::<4>(x), _mm_srli_si128::<8>(x), _mm_srli_si128::<12>(x)]
+            [
+                _mm_shuffle_epi32::<0x00>(x),
+                _mm_shuffle_epi32::<0x55>(x),
+                _mm_shuffle_epi32::<0xaa>(x),
+                _mm_shuffle_epi32::<0xff>(x),
+            ]
         }
 
         #[target_feature(enable = $features)]
@@ -70,24 +76,29 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         #[inline]
         fn four_rounds_of_words(keys: &[u32; 4], [a, b, c, d]: [__m128i; 4]) -> [__m128i; 4] {
-            let a = round_of_words(keys[0], a, b, c, d);
-            let b = round_of_words(keys[1], b, c, d, a);
-            let c = round_of_words(keys[2], c, d, a, b);
-            let d = round_of_words(keys[3], d, a, b, c);
+            let with_key = |i: usize, x: __m128i| _mm_xor_si128(x, _mm_set1_epi32(keys[i] as i32));
+            let t = _mm_xor_si128(with_key(0, _mm_xor_si128(b, c)), d);
+            let (a, t) = round_of_words(t, a, with_key(1, _mm_xor_si128(c, d)));
+            let (b, t) = round_of_words(t, b, with_key(2, _mm_xor_si128(d, a)));
+            let (c, t) = round_of_words(t, c, with_key(3, _mm_xor_si128(a, b)));
+            let (d, _) = round_of_words(t, d, c);
             [a, b, c, d]
         }
 
+        /// From what enters the S-box, `t`, the new word in the place of `a`, and what enters the next S-box: `others`
+        /// and that word. Both are summed in the order in which their terms come about, for a single block is a wait.
         #[target_feature(enable = $features)]
         #[inline]
-        fn round_of_words(key: u32, a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m128i {
-            let known = _mm_xor_si128(_mm_xor_si128(b, c), _mm_cvtsi32_si128(key as i32));
-            let (u, w) = word_sbox(_mm_xor_si128(known, d));
-            // Byte i of each takes byte i+1, i+2, i+3.
-            let v = _mm_xor_si128(u, w);
-            let next = _mm_shuffle_epi8(v, _mm_set1_epi32(0x0003_0201));
-            let across = _mm_shuffle_epi8(v, _mm_set1_epi32(0x0100_0302));
-            let last = _mm_shuffle_epi8(w, _mm_set1_epi32(0x0201_0003));
-            _mm_xor_si128(_mm_xor_si128(_mm_xor_si128(a, u), next), _mm_xor_si128(across, last))
+        fn round_of_words(t: __m128i, a: __m128i, others: __m128i) -> (__m128i, __m128i) {
+            let next = _mm_xor_si128(a, others);
+            let (u, v, w) = word_sbox(t);
+            // Byte i takes u of itself, v = u + w of byte i+1 and i+2, w of byte i+3.
+            let v1 = _mm_shuffle_epi8(v, _mm_set1_epi32(0x0003_0201));
+            let v2 = _mm_shuffle_epi8(v, _mm_set1_epi32(0x0100_0302));
+            let w3 = _mm_shuffle_epi8(w, _mm_set1_epi32(0x0201_0003));
+            let v = _mm_xor_si128(v1, v2);
+            let sum = |x| _mm_xor_si128(v, _mm_xor_si128(w3, _mm_xor_si128(x, u)));
+            (sum(a), sum(next))
         }
 
         /// The data xored with the keystream of the blocks that begin with `nonce` and a counter from `counter` on.

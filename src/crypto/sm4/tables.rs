@@ -33,6 +33,15 @@ const A0: Matrix = [1, 2, 4 | 1, 8 | 2, 16 | 4, 32 | 8, 64 | 16, 128 | 32];
 /// b + (b >> 6)
 const A3: Matrix = [1 | 64, 2 | 128, 4, 8, 16, 32, 64, 128];
 
+const A0_AND_A3: Matrix = {
+    let (mut m, mut i) = (A0, 0);
+    while i < 8 {
+        m[i] ^= A3[i];
+        i += 1;
+    }
+    m
+};
+
 /// FK and CK of the key schedule (GB/T 32907-2016 section 7.3).
 pub const FK: [u32; 4] = [0xa3b1_bac6, 0x56aa_3350, 0x677d_9197, 0xb270_22dc];
 pub const CK: [u32; 32] = {
@@ -59,6 +68,9 @@ pub struct Domain {
     /// To w.
     pub w: Matrix,
     pub w0: u8,
+    /// To u + w.
+    pub v: Matrix,
+    pub v0: u8,
     /// To S itself, outside of the domain: for the key schedule.
     pub s: Matrix,
     pub s0: u8,
@@ -77,7 +89,7 @@ const fn domain(phi: Matrix, after: Matrix, after0: u8) -> Domain {
     // S = A·φ⁻¹·after·(s + after0) + c
     let s = product(&product(&A, &inverse(phi)), &after);
     let s0 = apply(&s, after0) ^ C;
-    let (pa0, pa3) = (product(&p, &A0), product(&p, &A3));
+    let (pa0, pa3, both) = (product(&p, &A0), product(&p, &A3), product(&p, &A0_AND_A3));
     Domain {
         p,
         p0: apply(&phi, C),
@@ -86,6 +98,8 @@ const fn domain(phi: Matrix, after: Matrix, after0: u8) -> Domain {
         u0: apply(&pa0, s0),
         w: product(&pa3, &s),
         w0: apply(&pa3, s0),
+        v: product(&both, &s),
+        v0: apply(&both, s0),
         s,
         s0,
     }
@@ -284,6 +298,7 @@ mod tests {
                 assert_eq!(apply(&domain.s, j) ^ domain.s0, b);
                 assert_eq!(apply(&domain.u, j) ^ domain.u0, apply(&domain.p, b ^ b << 2));
                 assert_eq!(apply(&domain.w, j) ^ domain.w0, apply(&domain.p, b ^ b >> 6));
+                assert_eq!(apply(&domain.v, j) ^ domain.v0, apply(&domain.p, b.rotate_left(2)));
                 let [low, high] = nibble_tables(&domain.u, domain.u0);
                 assert_eq!(low[j as usize & 15] ^ high[j as usize >> 4], apply(&domain.u, j) ^ domain.u0);
             }
