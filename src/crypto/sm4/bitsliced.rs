@@ -6,65 +6,72 @@
 use std::ops::{BitAnd, BitXor};
 
 use super::keys::RoundKeys;
-use super::tables::{LAMBDA_SQUARED, Matrix, TOWER as D};
+use super::tables::{LAMBDA_SQUARED, TOWER as D};
 
-/// Blocks that counter mode encrypts at once.
-const BLOCKS: usize = 64 * WORDS;
-const WORDS: usize = 4;
+/// Blocks that counter mode encrypts at once: one for each bit of a word.
+const BLOCKS: usize = 64;
 const BATCH: usize = 16 * BLOCKS;
 
 /// One bit of each of some bytes.
 trait Bits: Copy + BitXor<Output = Self> + BitAnd<Output = Self> {}
 
 impl Bits for u32 {}
-
-/// One bit of each of [`BLOCKS`] bytes.
-#[derive(Clone, Copy)]
-#[repr(align(32))]
-struct Slice([u64; WORDS]);
-
-impl BitXor for Slice {
-    type Output = Self;
-
-    #[inline(always)]
-    fn bitxor(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
-    }
-}
-
-impl BitAnd for Slice {
-    type Output = Self;
-
-    #[inline(always)]
-    fn bitand(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
-    }
-}
-
-impl Bits for Slice {}
+impl Bits for u64 {}
 
 /// The bits of some bytes, the lowest first.
 type Bytes<B> = [B; 8];
+
+/// The sum of the bits that `ROW` has.
+#[inline(always)]
+fn row<const ROW: u8, B: Bits>(x: &[B]) -> B {
+    let mut sum = None;
+    macro_rules! terms {
+        ($($i:literal)*) => { $(
+            if ROW >> $i & 1 != 0 {
+                sum = Some(sum.map_or(x[$i], |sum| sum ^ x[$i]));
+            }
+        )* };
+    }
+    terms!(0 1 2 3 4 5 6 7);
+    sum.expect("no row is empty in a matrix that can be inverted")
+}
+
+/// m·x, without a trace of m at run time.
+macro_rules! map {
+    ($m:expr, $x:expr) => {{
+        let x = $x;
+        [
+            row::<{ $m[0] }, _>(&x),
+            row::<{ $m[1] }, _>(&x),
+            row::<{ $m[2] }, _>(&x),
+            row::<{ $m[3] }, _>(&x),
+            row::<{ $m[4] }, _>(&x),
+            row::<{ $m[5] }, _>(&x),
+            row::<{ $m[6] }, _>(&x),
+            row::<{ $m[7] }, _>(&x),
+        ]
+    }};
+}
 
 pub fn expand(key: &[u8; 16], keys: &mut RoundKeys) {
     keys.expand(
         key,
         |x| {
-            let t = add(map(&D.p, bits_of(x)), D.p0, ONES);
-            word_of(add(map(&D.s, invert(t)), D.s0, ONES))
+            let t = add(map!(D.p, bits_of(x)), D.p0, ONES);
+            word_of(add(map!(D.s, invert(t)), D.s0, ONES))
         },
-        |x| word_of(add(map(&D.p, bits_of(x)), D.p0, ONES)),
+        |x| word_of(add(map!(D.p, bits_of(x)), D.p0, ONES)),
     );
 }
 
 pub fn encrypt_block(keys: &RoundKeys, block: &[u8; 16]) -> [u8; 16] {
     let words = block.as_chunks().0;
-    let into = |i: usize| word_of(map(&D.p, bits_of(u32::from_le_bytes(words[i]))));
+    let into = |i: usize| word_of(map!(D.p, bits_of(u32::from_le_bytes(words[i]))));
     let mut x = [into(0), into(1), into(2), into(3)];
     for &key in &keys.words {
         let j = invert(bits_of(x[1] ^ x[2] ^ x[3] ^ key));
-        let u = word_of(add(map(&D.u, j), D.u0, ONES));
-        let w = word_of(add(map(&D.w, j), D.w0, ONES));
+        let u = word_of(add(map!(D.u, j), D.u0, ONES));
+        let w = word_of(add(map!(D.w, j), D.w0, ONES));
         // Byte i of the word is the i-th from the bottom here: it takes byte i+1, i+2, i+3.
         let v = u ^ w;
         let next = x[0] ^ u ^ v.rotate_right(8) ^ v.rotate_right(16) ^ w.rotate_right(24);
@@ -72,7 +79,7 @@ pub fn encrypt_block(keys: &RoundKeys, block: &[u8; 16]) -> [u8; 16] {
     }
     let mut out = [0; 16];
     for (out, x) in out.as_chunks_mut().0.iter_mut().zip(x.into_iter().rev()) {
-        *out = word_of(map(&D.p_inverse, bits_of(x))).to_le_bytes();
+        *out = word_of(map!(D.p_inverse, bits_of(x))).to_le_bytes();
     }
     out
 }
@@ -99,46 +106,52 @@ pub fn ctr(keys: &RoundKeys, nonce: &[u8; 12], mut counter: u32, data: &mut [u8]
     }
 }
 
-type State = [[Bytes<Slice>; 4]; 4];
+type State = [[Bytes<u64>; 4]; 4];
 
-const NONE: Slice = Slice([0; WORDS]);
-const ALL: Slice = Slice([u64::MAX; WORDS]);
+/// Bit i of the number of each block in a batch.
+const INDEX: [u64; 6] = [
+    0xaaaa_aaaa_aaaa_aaaa,
+    0xcccc_cccc_cccc_cccc,
+    0xf0f0_f0f0_f0f0_f0f0,
+    0xff00_ff00_ff00_ff00,
+    0xffff_0000_ffff_0000,
+    0xffff_ffff_0000_0000,
+];
 
 fn input(nonce: &[u8; 12], counter: u32) -> State {
-    let mut x = [[[NONE; 8]; 4]; 4];
+    let mut x = [[[0; 8]; 4]; 4];
     for (at, &byte) in nonce.iter().enumerate() {
-        x[at / 4][at % 4] = add([NONE; 8], byte, ALL);
+        x[at / 4][at % 4] = add([0; 8], byte, u64::MAX);
     }
-    for block in 0..BLOCKS {
-        let counter = counter.wrapping_add(block as u32).to_be_bytes();
-        for (byte, bits) in counter.into_iter().zip(&mut x[3]) {
-            for (i, bits) in bits.iter_mut().enumerate() {
-                bits.0[block / 64] |= u64::from(byte >> i & 1) << (block % 64);
-            }
-        }
+    // An addition bit by bit, for all blocks at once.
+    let mut carry = 0;
+    for i in 0..32 {
+        let (counter, index) = (0u64.wrapping_sub(u64::from(counter >> i & 1)), INDEX.get(i).copied().unwrap_or(0));
+        x[3][3 - i / 8][i % 8] = counter ^ index ^ carry;
+        carry = counter & index | carry & (counter ^ index);
     }
-    x.map(|word| word.map(|byte| map(&D.p, byte)))
+    x.map(|word| word.map(|byte| map!(D.p, byte)))
 }
 
 fn rounds(keys: &RoundKeys, mut x: State) -> State {
     for keys in keys.bytes.as_chunks::<4>().0 {
         for (i, key) in keys.iter().enumerate() {
             let [b, c, d] = [1, 2, 3].map(|next| (i + next) % 4);
-            let mut u = [[NONE; 8]; 4];
-            let mut z = [[NONE; 8]; 4];
+            let mut u = [[0; 8]; 4];
+            let mut z = [[0; 8]; 4];
             for at in 0..4 {
                 let t = std::array::from_fn(|bit| {
-                    let key = Slice([0u64.wrapping_sub(u64::from(key[at] >> bit & 1)); WORDS]);
+                    let key = 0u64.wrapping_sub(u64::from((key[at] >> bit) & 1));
                     x[b][at][bit] ^ x[c][at][bit] ^ x[d][at][bit] ^ key
                 });
                 sbox(&t, &mut u[at], &mut z[at]);
             }
             for bit in 0..8 {
                 // As in `tables`: w of the byte and u of the one before; all of them.
-                let z: [Slice; 4] = std::array::from_fn(|at| z[at][bit] ^ u[(at + 3) % 4][bit]);
+                let z: [u64; 4] = std::array::from_fn(|at| z[at][bit] ^ u[(at + 3) % 4][bit]);
                 let all = z[0] ^ z[1] ^ z[2] ^ z[3];
                 for (at, z) in z.into_iter().enumerate() {
-                    x[i][at][bit] = x[i][at][bit] ^ z ^ all;
+                    x[i][at][bit] ^= z ^ all;
                 }
             }
         }
@@ -147,22 +160,19 @@ fn rounds(keys: &RoundKeys, mut x: State) -> State {
 }
 
 #[inline(never)]
-fn sbox(t: &Bytes<Slice>, u: &mut Bytes<Slice>, w: &mut Bytes<Slice>) {
+fn sbox(t: &Bytes<u64>, u: &mut Bytes<u64>, w: &mut Bytes<u64>) {
     let j = invert(*t);
-    *u = add(map(&D.u, j), D.u0, ALL);
-    *w = add(map(&D.w, j), D.w0, ALL);
+    *u = add(map!(D.u, j), D.u0, u64::MAX);
+    *w = add(map!(D.w, j), D.w0, u64::MAX);
 }
 
 /// Over the data, which may end early.
 fn output(x: &State, data: &mut [u8]) {
     for at in 0..16 {
-        let bits = map(&D.p_inverse, x[3 - at / 4][at % 4]);
-        for word in 0..WORDS {
-            let bytes = transpose(bits.map(|slice| slice.0[word]));
-            let blocks = data.get_mut(word * 1024..).unwrap_or_default();
-            for (byte, out) in bytes.iter().zip(blocks.get_mut(at..).unwrap_or_default().iter_mut().step_by(16)) {
-                *out ^= byte;
-            }
+        let bits = map!(D.p_inverse, x[3 - at / 4][at % 4]);
+        let out = data.get_mut(at..).unwrap_or_default().iter_mut().step_by(16);
+        for (out, byte) in out.zip(transpose(bits)) {
+            *out ^= byte;
         }
     }
 }
@@ -182,16 +192,6 @@ fn transpose(mut x: [u64; 8]) -> [u8; 64] {
     std::array::from_fn(|at| x[at % 8].to_le_bytes()[at / 8])
 }
 
-/// m·x
-#[inline(always)]
-fn map<B: Bits>(m: &Matrix, x: Bytes<B>) -> Bytes<B> {
-    std::array::from_fn(|i| {
-        let mut terms = (0..8).filter(|j| m[i] >> j & 1 != 0).map(|j| x[j]);
-        let first = terms.next().expect("the matrix can be inverted");
-        terms.fold(first, |sum, term| sum ^ term)
-    })
-}
-
 /// x + c, `ones` being a bit that is set in each byte.
 #[inline(always)]
 fn add<B: Bits>(x: Bytes<B>, c: u8, ones: B) -> Bytes<B> {
@@ -202,11 +202,12 @@ fn add<B: Bits>(x: Bytes<B>, c: u8, ones: B) -> Bytes<B> {
 #[inline(always)]
 fn invert<B: Bits>([a, b, c, d, e, f, g, h]: Bytes<B>) -> Bytes<B> {
     let (low, high) = ([a, b, c, d], [e, f, g, h]);
-    let scaled: [B; 4] = std::array::from_fn(|i| {
-        let mut terms = (0..4).filter(|j| LAMBDA_SQUARED[i] >> j & 1 != 0).map(|j| high[j]);
-        let first = terms.next().expect("squaring and scaling can be inverted");
-        terms.fold(first, |sum, term| sum ^ term)
-    });
+    let scaled = [
+        row::<{ LAMBDA_SQUARED[0] }, _>(&high),
+        row::<{ LAMBDA_SQUARED[1] }, _>(&high),
+        row::<{ LAMBDA_SQUARED[2] }, _>(&high),
+        row::<{ LAMBDA_SQUARED[3] }, _>(&high),
+    ];
     let norm = add16(add16(scaled, square16(low)), mul16(high, low));
     let inverse = invert16(norm);
     let [a, b, c, d] = mul16(add16(low, high), inverse);
