@@ -189,7 +189,13 @@ fn transpose(mut x: [u64; 8]) -> [u8; 64] {
         }
     }
     // Now byte b of word i is that of block 8b + i.
-    std::array::from_fn(|at| x[at % 8].to_le_bytes()[at / 8])
+    let mut bytes = [0; 64];
+    for (i, word) in x.into_iter().enumerate() {
+        for (b, byte) in word.to_le_bytes().into_iter().enumerate() {
+            bytes[8 * b + i] = byte;
+        }
+    }
+    bytes
 }
 
 /// x + c, `ones` being a bit that is set in each byte.
