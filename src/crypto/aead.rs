@@ -52,7 +52,7 @@ enum Cipher {
 }
 
 impl AeadKey {
-    /// An engine that has not the suite stands for the portable one.
+    /// An engine that does not compute the suite stands for the portable one.
     ///
     /// # Panics
     /// If `key` does not have [`Suite::key_len`] bytes; it comes from the KDF.

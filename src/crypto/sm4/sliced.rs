@@ -1,7 +1,7 @@
 //! The kernels for x86-64, as text: each module brings its registers and its S-box and gets the functions below, all
 //! compiled for its processor features, so that everything can be inlined.
 //!
-//! A register holds the same byte of many blocks: of `BLOCKS` = 16 × its 128-bit lanes. The linear layer is then a
+//! A register holds the same byte of many blocks: of `WIDTH` = 16 × its 128-bit lanes. The linear layer is then a
 //! choice of registers, and counter mode makes its input that way without moving a byte. In lane l of `LANES`, byte p
 //! belongs to block `LANES` × p + l; turning 16 registers of bytes into blocks, lane by lane, makes them contiguous.
 
@@ -16,9 +16,10 @@ macro_rules! kernel {
     ($features:literal, $p0:expr) => {
         /// Bytes of a register.
         const WIDTH: usize = 16 * LANES;
-        const TOGETHER: usize = 2;
         /// Bytes of keystream that a batch gives.
         const BATCH: usize = 16 * WIDTH;
+        /// Batches that are encrypted by turns.
+        const TOGETHER: usize = 2;
 
         /// Which of a batch's blocks each byte of a register belongs to.
         const OFFSETS: [u8; WIDTH] = {
