@@ -43,6 +43,7 @@ pub fn lengths(aad: &[u8], data: &[u8]) -> [u8; 16] {
 /// What a module brings, for its `$features`: `Hash` of `HASH_LANES` blocks, `hash_load`, `reverse` (the bytes of each
 /// block), `hash_xor`, `hash_xor3`, `clmul`, `swap` (the halves of each block), `widen` (a block to the first lane),
 /// `narrow` (the sum of all lanes), `hash_splat` of a u64; and what `kernel!` made.
+#[cfg(target_arch = "x86_64")]
 macro_rules! ghash {
     ($features:literal) => {
         /// The powers of H = E(0).
@@ -140,4 +141,5 @@ macro_rules! ghash {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use ghash;
