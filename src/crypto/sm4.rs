@@ -57,7 +57,8 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         let kinds = {
             let avx2 = is_x86_feature_detected!("avx2");
-            let wide = avx2 && is_x86_feature_detected!("vpclmulqdq");
+            let pclmulqdq = avx2 && is_x86_feature_detected!("pclmulqdq");
+            let wide = pclmulqdq && is_x86_feature_detected!("vpclmulqdq");
             let gfni = wide && is_x86_feature_detected!("gfni");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -67,7 +68,7 @@ impl Kernel {
                 (gfni && avx512, Kind::GfniAvx512),
                 (gfni, Kind::GfniAvx2),
                 (aes && wide && is_x86_feature_detected!("vaes"), Kind::VaesAvx2),
-                (aes && is_x86_feature_detected!("pclmulqdq"), Kind::AesAvx2),
+                (aes && pclmulqdq, Kind::AesAvx2),
                 (true, Kind::Bitsliced),
             ]
         };
