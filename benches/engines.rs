@@ -6,6 +6,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kmsfs::crypto::Suite;
 use kmsfs::crypto::aead::{AeadKey, Engine};
 use kmsfs::crypto::secret::SecretBytes;
+use kmsfs::crypto::sm4::Kernel;
 use kmsfs::format::block::{Kind, Meta, Nonces, open_block, seal_block};
 use kmsfs::format::derived::{FileKeys, VolumeKeys};
 use kmsfs::format::volume::NameMode;
@@ -40,6 +41,36 @@ fn blocks(c: &mut Criterion) {
     group.finish();
 }
 
+/// Every engine of a suite: all kernels that the processor has.
+fn engines(c: &mut Criterion) {
+    let sm4 = Kernel::available().map(|kernel| (Suite::Sm4Gcm, Engine::Sm4(kernel), kernel.name()));
+    let others = [
+        (Suite::Aes256Gcm, Engine::Ring, "ring"),
+        (Suite::Aes256Gcm, Engine::Portable, "crates"),
+        (Suite::Sm4Gcm, Engine::Portable, "crates"),
+    ];
+    for (suite, engine, name) in sm4.chain(others) {
+        let mut group = c.benchmark_group(format!("{suite} {name}"));
+        let aead = AeadKey::new(suite, engine, &key(suite));
+        for len in [512, 4096, 65536] {
+            group.throughput(Throughput::Bytes(len as u64));
+            let mut data = vec![0; len];
+            group.bench_function(BenchmarkId::new("seal", len), |b| {
+                b.iter(|| aead.seal(&[1; 12], &[2; 32], &mut data));
+            });
+            let mut sealed = vec![0; len];
+            let tag = aead.seal(&[1; 12], &[2; 32], &mut sealed);
+            group.bench_function(BenchmarkId::new("open", len), |b| {
+                b.iter(|| {
+                    data.copy_from_slice(&sealed);
+                    aead.open(&[1; 12], &[2; 32], &tag, &mut data).expect("it was sealed here");
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
 fn keys(c: &mut Criterion) {
     let mut group = c.benchmark_group("keys");
     for suite in SUITES {
@@ -57,5 +88,5 @@ fn keys(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, blocks, keys);
+criterion_group!(benches, blocks, engines, keys);
 criterion_main!(benches);

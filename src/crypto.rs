@@ -8,6 +8,7 @@ pub mod derive;
 pub mod random;
 pub mod secret;
 pub mod siv;
+pub mod sm4;
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,13 +1,13 @@
 //! SIV (RFC 5297): deterministic authenticated encryption for names, symlink targets and xattrs.
 //!
-//! Over AES-256 (64-byte key) or, the same construction, over SM4 (SM4-CMAC, SM4-CTR; 32-byte key).
+//! Over AES-256 (64-byte key) or, the same construction, over SM4 (SM4-CMAC, SM4-CTR; 32-byte key), ours.
 
 use aes::Aes256;
 use aes_siv::KeyInit;
 use aes_siv::siv::CmacSiv;
-use sm4::Sm4;
 
 use super::secret::SecretBytes;
+use super::sm4::Sm4;
 use super::{Suite, Unverified};
 
 /// Bytes that [`SivKey::seal`] adds: the synthetic IV in front.
@@ -88,7 +88,8 @@ mod tests {
     /// The SM4 construction, composed by hand from the block cipher (RFC 5297 section 2, RFC 4493).
     #[test]
     fn sm4_siv_is_the_construction_over_sm4() {
-        use sm4::cipher::{BlockCipherEncrypt, KeyInit};
+        use ::sm4::Sm4;
+        use ::sm4::cipher::{BlockCipherEncrypt, KeyInit};
         fn block(cipher: &Sm4, x: [u8; 16]) -> [u8; 16] {
             let mut b = x.into();
             cipher.encrypt_block(&mut b);
