@@ -38,7 +38,7 @@ pub fn all() -> Vec<Workload> {
     ]
 }
 
-/// On a backing that keeps names in another order than they were changed in, as btrfs may, what was fsynced is found, too.
+/// `fsync` of a file in new directories makes the file's path durable, on any backing whose own `fsync` does so.
 #[test]
 fn names_that_only_their_own_sync_makes_durable() {
     for Workload { name, setup, work } in all() {
