@@ -40,7 +40,7 @@ fuzz_target!(|input: (Vec<(u8, [u8; PLACE_HEAD_LEN])>, u16)| {
         for place in bytes.chunks(PLACE_LEN).filter(|place| place.len() >= PLACE_HEAD_LEN) {
             let Some(head) = PlaceHead::from_bytes(&place[..PLACE_HEAD_LEN]) else { continue };
             assert!(redo.has_left(&head.file_id));
-            let found = redo.find(&head.file_id, head.block, &head.version, &mut page);
+            let found = redo.find(&head.file_id, head.block, &head.version, &mut page).expect("the backing reads");
             assert!(found || place.len() < PLACE_LEN, "a whole place is found");
             if found {
                 let same = |other: &&[u8]| {
