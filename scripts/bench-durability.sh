@@ -44,6 +44,7 @@ if command -v gocryptfs >/dev/null; then
     mounts+=("$work/gocryptfs"); order+=(gocryptfs)
 fi
 
+for who in "${order[@]}"; do chmod 755 "$work/$who"; done
 out=$work/out; : >"$out"
 now() { date +%s.%N; }
 rate() { # who row amount start

@@ -286,6 +286,8 @@ impl Redo {
                 }
             }
         }
+        // Lowest last: places that are taken together are written in one call where they touch.
+        inner.free.sort_unstable_by(|a, b| b.cmp(a));
         if synced.is_err() {
             self.failures.fetch_add(1, Ordering::SeqCst);
         }
