@@ -44,7 +44,7 @@ impl Fs {
         file: &Arc<OpenFile>,
         mut change: impl FnMut(&mut Content) -> content::Result<T>,
     ) -> Result<T> {
-        if file.content.read().may_sync() {
+        if self.names_may_lag(file) && file.content.read().may_sync() {
             self.sync_names_of(file)?;
         }
         let (mut tries, mut made_room) = (0, false);

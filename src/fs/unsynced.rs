@@ -67,15 +67,18 @@ impl Fs {
         self.name_changes.0.fetch_add(1, Ordering::Release);
     }
 
+    /// Whether [`Self::sync_names_of`] may have something to do; asks no lock.
+    pub(super) fn names_may_lag(&self, file: &OpenFile) -> bool {
+        self.mode == NameMode::Encrypted
+            && file.synced_names.0.load(Ordering::Relaxed) != self.name_changes.0.load(Ordering::Acquire)
+    }
+
     /// Before a barrier of a file: what its names are read by is durable when this returns.
     pub(super) fn sync_names_of(&self, file: &OpenFile) -> Result<()> {
-        if self.mode == NameMode::Plain {
+        if !self.names_may_lag(file) {
             return Ok(());
         }
         let changes = self.name_changes.0.load(Ordering::Acquire);
-        if file.synced_names.0.load(Ordering::Relaxed) == changes {
-            return Ok(());
-        }
         self.sync_names(&file.inode)?;
         file.synced_names.0.store(changes, Ordering::Relaxed);
         Ok(())
@@ -83,13 +86,12 @@ impl Fs {
 
     /// As [`Self::sync_names_of`], for any inode; what is in a directory is not its name.
     pub(super) fn sync_names(&self, inode: &Inode) -> Result<()> {
-        let named_in = std::mem::take(&mut *inode.unsynced.named_in.lock());
+        // Kept until it is done: who syncs the same inode meanwhile has to wait for these directories, too.
+        let named_in = inode.unsynced.named_in.lock().clone();
         let found_in = inode.parent();
-        let synced = named_in.iter().chain(&found_in).try_for_each(|dir| self.sync_down_to(dir));
-        if synced.is_err() {
-            inode.unsynced.named_in.lock().extend(named_in);
-        }
-        synced
+        named_in.iter().chain(&found_in).try_for_each(|dir| self.sync_down_to(dir))?;
+        inode.unsynced.named_in.lock().retain(|dir| dir.unsynced.inside.load(Ordering::Acquire));
+        Ok(())
     }
 
     fn sync_down_to(&self, dir: &Arc<Inode>) -> Result<()> {
@@ -114,9 +116,10 @@ impl Fs {
             return Ok(());
         }
         match dir.fd().and_then(|fd| Ok(backing::sync_dir(fd.as_fd())?)) {
-            Ok(()) => {}
-            // It was removed, and names nothing.
-            Err(FsError::Stale | FsError::Backing(Errno::NOENT)) => return Ok(()),
+            // Or it was removed, and names nothing.
+            Ok(()) | Err(FsError::Backing(Errno::NOENT)) => {}
+            // Removed, or elsewhere than it was found last: who finds it there syncs it.
+            Err(FsError::Stale) => return Ok(()),
             // A daemon without the right to list it.
             Err(FsError::Backing(Errno::ACCESS)) => self.volume.redo.syncfs()?,
             Err(e) => return Err(e),
