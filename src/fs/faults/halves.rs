@@ -69,6 +69,21 @@ fn reads_right(world: &World, path: &str) {
     assert!(seen == *wanted, "{path} has {} bytes of {}, and differs at {differ:?}", seen.len(), wanted.len());
 }
 
+/// Now, and in the next mount.
+fn reads_right_for_good(world: &mut World, path: &str) {
+    reads_right(world, path);
+    world.remount();
+    reads_right(world, path);
+}
+
+/// The mount has ended, its session has not.
+fn mount_after_an_unclean_end(world: &mut World) {
+    let (path, setup) = (world.rig.path().to_owned(), world.rig.setup.clone());
+    let (nothing, text) = rig::check_says(&path, &setup, false);
+    assert!(!nothing && text.contains("did not end cleanly"), "{text}");
+    world.rig.end_and_mount().expect("mounts");
+}
+
 /// Power cuts at every moment.
 fn survives_cuts(world: World) {
     world.end().judge(16, 8, 1);
@@ -94,9 +109,7 @@ fn a_second_half_that_fails_waits_on() {
     reads_right(&world, "f");
     world.end_rounds();
     world.fsync("f");
-    reads_right(&world, "f");
-    world.remount();
-    reads_right(&world, "f");
+    reads_right_for_good(&mut world, "f");
     survives_cuts(world);
 }
 
@@ -130,9 +143,7 @@ fn a_write_larger_than_the_redo_file_is_written() {
     synced(&mut world, "f", 70 << 20);
     world.write("f", 5000, (70 << 20) - 9000);
     world.fsync("f");
-    reads_right(&world, "f");
-    world.remount();
-    reads_right(&world, "f");
+    reads_right_for_good(&mut world, "f");
 }
 
 /// More files than are synced one by one: one `syncfs`, and if it fails all of them wait on.
@@ -232,9 +243,7 @@ fn a_redo_file_that_cannot_grow_serves_again() {
     under(&mut world, full, |world| world.write("f", 8192, 8 << 20));
     reads_right(&world, "f");
     world.fsync("f");
-    reads_right(&world, "f");
-    world.remount();
-    reads_right(&world, "f");
+    reads_right_for_good(&mut world, "f");
 }
 
 /// The record could not be written at the last close, and it would have said that the newer version of a slot is not
@@ -251,10 +260,7 @@ fn a_record_that_fails_at_close_leaves_the_session_open() {
         world.did(format!("close: {closed:?}"));
         world.rig.end();
     });
-    let (path, setup) = (world.rig.path().to_owned(), world.rig.setup.clone());
-    let (nothing, text) = rig::check_says(&path, &setup, false);
-    assert!(!nothing && text.contains("did not end cleanly"), "{text}");
-    world.rig.end_and_mount().expect("mounts");
+    mount_after_an_unclean_end(&mut world);
     reads_right(&world, "f");
 }
 
@@ -277,9 +283,7 @@ fn a_group_whose_slots_could_not_be_written_is_not_complete() {
             assert!(seen[..299_008].iter().chain(&seen[308_000..]).all(|&byte| byte == 0), "{durable} {n}");
             world.write("f", 300_000, 5000);
             world.fsync("f");
-            reads_right(&world, "f");
-            world.remount();
-            reads_right(&world, "f");
+            reads_right_for_good(&mut world, "f");
         }
     }
 }
@@ -310,9 +314,7 @@ fn a_record_that_failed_does_not_go_with_slots() {
     });
     world.write("f", 0, 4096);
     world.fsync("f");
-    reads_right(&world, "f");
-    world.remount();
-    reads_right(&world, "f");
+    reads_right_for_good(&mut world, "f");
     survives_cuts(world);
 }
 
@@ -326,9 +328,7 @@ fn what_a_failed_append_left_does_not_show() {
             under(&mut world, nth(kind, n), |world| drop(world.rig.write("f", 100, &[99; 3000])));
             world.set_len("f", 100);
             world.set_len("f", 5000);
-            reads_right(&world, "f");
-            world.remount();
-            reads_right(&world, "f");
+            reads_right_for_good(&mut world, "f");
         }
     }
 }
@@ -512,10 +512,7 @@ fn a_session_with_pages_in_the_redo_file_alone_does_not_end() {
             world.rig.end();
         });
         let logged = tap::recorded();
-        let (path, setup) = (world.rig.path().to_owned(), world.rig.setup.clone());
-        let (nothing, text) = rig::check_says(&path, &setup, false);
-        assert!(!nothing && text.contains("did not end cleanly"), "{text}");
-        world.rig.end_and_mount().expect("mounts");
+        mount_after_an_unclean_end(&mut world);
         reads_right(&world, "f");
         world.rig.end();
         let mut story = world.end();
