@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use crate::backing;
 use crate::crypto::aead::AeadKey;
 use crate::crypto::secret::SecretBytes;
-use crate::durable::{Durability, Redo, RedoError, Sessions, Standing};
+use crate::durable::{Barriers, Durability, Redo, RedoError, Sessions, Standing};
 use crate::format::block::{self, Meta, Nonces, Shape, Slot, Version};
 use crate::format::derived::{FileKeys, VolumeKeys};
 use crate::format::file_header::{FileHeader, HeaderError, TooLong, Wrapping};
@@ -161,21 +161,32 @@ pub struct Sync {
     volume: Arc<Volume>,
     /// Ciphertext that waits was written into the redo file.
     over: bool,
-    /// [`Redo::failures`] when it was begun.
-    redo_failures: u64,
+    barriers: Arc<Barriers>,
+    /// What failed before it was begun.
+    failures: Failures,
     recorded: u64,
     cuts: u64,
-    /// What was issued under a lower stamp is covered.
+    /// Its number among [`Sync::barriers`]: what was issued under a lower stamp is covered.
     stamp: u64,
 }
 
+/// Counts of failed barriers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Failures {
+    /// [`Barriers::failures`] of the file.
+    file: u64,
+    /// [`Redo::failures`]
+    redo: u64,
+}
+
 impl Sync {
-    /// B: what was issued before is durable after. If it fails, [`Content::barrier_failed`] has to be told.
+    /// B: what was issued before is durable after. If it fails, [`Content::barrier_failed`] has to be told. To be called
+    /// without the content's lock where others can sync the file: it waits for them.
     pub fn barrier(&self) -> Result<()> {
         if self.over {
             self.volume.redo.sync()?;
         }
-        Ok(backing::fdatasync(self.file.as_fd())?)
+        Ok(self.barriers.end(self.stamp, || backing::fdatasync(self.file.as_fd()))?)
     }
 }
 
@@ -192,6 +203,7 @@ impl From<RedoError> for ContentError {
 pub struct Content {
     volume: Arc<Volume>,
     file: Arc<OwnedFd>,
+    barriers: Arc<Barriers>,
     /// Whether `file` is open for writing.
     writable: bool,
     /// `None`: empty, and no key was ever made or fetched.
@@ -233,10 +245,11 @@ pub struct Content {
 impl Content {
     /// A stored file of length 0.
     pub fn empty(volume: Arc<Volume>, file: Arc<OwnedFd>) -> Self {
-        let doubts = Doubts { redo_failures: volume.redo.failures(), ..Doubts::default() };
+        let doubts = Doubts::new(&volume);
         Self {
             volume,
             file,
+            barriers: Arc::default(),
             writable: true,
             keys: None,
             size: 0,

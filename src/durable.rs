@@ -4,9 +4,11 @@
 //!
 //! Lock order: a file's content lock, then [`Sessions::change`], then the list of sessions or the redo file's places.
 
+pub mod barriers;
 pub mod redo;
 pub mod sessions;
 
+pub use barriers::Barriers;
 pub use redo::{Redo, RedoError};
 pub use sessions::{Sessions, Standing, StateError};
 

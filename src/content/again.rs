@@ -15,25 +15,33 @@ const PAGES_PER_CALL: u64 = 256;
 pub(super) struct Doubts {
     /// Pages that a barrier under way covers, by its stamp.
     pub under_way: Vec<(u64, pages::Written)>,
-    /// Barriers up to this stamp have failed, or do not count since one beside them failed.
-    pub void_until: u64,
     /// Everything that is not durable has to be issued again.
     pub again: bool,
     /// The record does not say what is known of the slots, or a length could not be set: to be written, and a barrier.
     pub unrecorded: bool,
-    /// [`Redo::failures`] at the last barrier.
-    pub redo_failures: u64,
+    /// What had failed at the last barrier.
+    pub failures: Failures,
+}
+
+impl Doubts {
+    pub fn new(volume: &Volume) -> Self {
+        Self { failures: Failures { file: 0, redo: volume.redo.failures() }, ..Self::default() }
+    }
 }
 
 impl Content {
     /// What the barrier of `sync` was to make durable may never be written by the system. Nothing older is in danger:
     /// second halves wait on, and places of the redo file are kept.
     pub fn barrier_failed(&mut self, sync: &Sync) {
-        self.doubts.void_until = self.round.stamp();
+        self.issue_again_up_to(sync.stamp);
+    }
+
+    /// What the barriers up to `stamp` were to make durable has to be issued again.
+    pub(super) fn issue_again_up_to(&mut self, stamp: u64) {
         self.doubts.again = true;
         self.record_stale = true;
         self.volume.redo.hold(self.round.all_issued());
-        for (_, written) in self.doubts.under_way.extract_if(.., |(stamp, _)| *stamp <= sync.stamp) {
+        for (_, written) in self.doubts.under_way.extract_if(.., |(begun, _)| *begun <= stamp) {
             self.pages.written().join(written);
         }
     }

@@ -191,21 +191,27 @@ impl Content {
     /// A barrier begins: what is issued up to here is at risk from now on. After one that failed, everything that it was
     /// to make durable is issued again first.
     pub(super) fn begin_barrier(&mut self) -> Result<Sync> {
-        let failures = self.volume.redo.failures();
+        let failures = Failures { file: self.barriers.failures(), redo: self.volume.redo.failures() };
         let over = self.round.entries.values().any(|entry| matches!(entry.waiting, Waiting::Over { .. }));
-        if self.doubts.again || (failures != self.doubts.redo_failures && (over || self.pages.has_written())) {
+        if failures.file != self.doubts.failures.file {
+            // Who met it has not come to say so yet.
+            self.issue_again_up_to(self.round.stamp);
+        }
+        let redo_failed = failures.redo != self.doubts.failures.redo;
+        if self.doubts.again || (redo_failed && (over || self.pages.has_written())) {
             self.issue_again()?;
         }
-        self.doubts.redo_failures = failures;
+        self.doubts.failures = failures;
         self.risk = self.risk.max(self.recorded);
-        self.round.stamp += 1;
+        self.round.stamp = self.barriers.begin();
         let written = std::mem::take(self.pages.written());
         self.doubts.under_way.push((self.round.stamp, written));
         Ok(Sync {
             file: self.file.clone(),
             volume: self.volume.clone(),
+            barriers: self.barriers.clone(),
             over,
-            redo_failures: failures,
+            failures,
             recorded: self.recorded,
             cuts: self.cuts,
             stamp: self.round.stamp,
@@ -215,7 +221,9 @@ impl Content {
     /// What a barrier that is through allows: sizes are durable, places free, map bits may be written, second halves
     /// issued. True if slots of filled holes were among those: they need a barrier of their own to be durable.
     pub(super) fn after_barrier(&mut self, sync: &Sync) -> Result<bool> {
-        if sync.stamp <= self.doubts.void_until || (sync.over && self.volume.redo.failures() != sync.redo_failures) {
+        if self.barriers.failures() != sync.failures.file
+            || (sync.over && self.volume.redo.failures() != sync.failures.redo)
+        {
             // Another one failed meanwhile, and the system tells an error only once.
             self.barrier_failed(sync);
             return Err(Errno::IO.into());

@@ -1,4 +1,5 @@
 use super::*;
+use crate::backing::tap;
 use crate::crypto::Suite;
 use crate::crypto::random;
 use crate::format::layout::REGION_BLOCKS;
@@ -441,6 +442,37 @@ fn growth_over_a_cut_end_keeps_blocks_that_were_sealed_ahead() {
     let write = |off| Op::Write { off, len: 300_000 };
     run(Suite::Aes256Gcm, &[write(0), Op::SetSize(124_049), write(237_568)]);
     run(Suite::Aes256Gcm, &[write(2_700_000), Op::SetSize(124_049), write(237_568)]);
+}
+
+/// The system tells one of two of a write-back that failed. Neither counts, whoever comes back first, and what they were
+/// to make durable is written once more, even if the one that was told has not come back yet.
+#[test]
+fn a_sync_beside_one_that_failed_does_not_count() {
+    let bench = Bench::new(Suite::Aes256Gcm);
+    let mut content = bench.open();
+    let data = bytes(20_000);
+    write(&mut content, 0, &data);
+    let told = content.begin_sync().expect("begins");
+    let other = content.begin_sync().expect("begins");
+    let mut failed = false;
+    tap::fail(Some(Box::new(move |call| {
+        (call == tap::Call::Sync && !std::mem::replace(&mut failed, true)).then_some(tap::Fault::Error(Errno::IO))
+    })));
+    assert!(told.barrier().is_err());
+    other.barrier().expect("is told nothing");
+    tap::fail(None);
+    tap::record();
+    let third = content.begin_sync().expect("begins");
+    let written = tap::take().iter().any(
+        |change| matches!(change, tap::Change::Write { off, data, .. } if *off <= BLOCK && *off + data.len() as u64 >= 6 * BLOCK),
+    );
+    assert!(written, "all pages again");
+    third.barrier().expect("syncs");
+    assert!(content.end_sync(&other).is_err());
+    content.barrier_failed(&told);
+    content.sync().expect("syncs");
+    assert!(content.end_sync(&third).is_ok());
+    check(&content, &data);
 }
 
 /// Found by the random run: the first bytes of a tag page stayed in the empty tail of a cut file, and were slots again.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -21,6 +21,8 @@ use crate::format::block::Version;
 use crate::format::derived::FileId;
 use crate::format::layout::BLOCK_LEN;
 use crate::format::redo::{PLACE_HEAD_LEN, PLACE_LEN, PlaceHead};
+
+use super::Barriers;
 
 /// Places of a redo file at most: 64 MiB.
 const PLACES_MAX: u32 = (64 << 20) / PLACE_LEN as u32;
@@ -52,8 +54,10 @@ pub struct Redo {
     left: OnceLock<Left>,
     /// Pages that wait in memory.
     waiting: AtomicIsize,
-    /// How often a sync of this file, or of all, has failed.
-    failures: AtomicU64,
+    /// Syncs of this file; a `syncfs` that failed counts as one that did.
+    barriers: Barriers,
+    /// `syncfs`, through one descriptor.
+    all: Barriers,
     /// Pages of closed files may never be written by the system: the file has what they were to be.
     kept: AtomicBool,
 }
@@ -104,7 +108,8 @@ impl Redo {
             crashed,
             left: OnceLock::new(),
             waiting: AtomicIsize::new(0),
-            failures: AtomicU64::new(0),
+            barriers: Barriers::default(),
+            all: Barriers::default(),
             kept: AtomicBool::new(false),
         })
     }
@@ -267,7 +272,10 @@ impl Redo {
     pub fn syncfs(&self) -> Result<(), Errno> {
         let before: Vec<Ticket> =
             self.inner.lock().issued.iter().filter(|(_, issued)| !issued.held).map(|(&ticket, _)| ticket).collect();
-        let synced = backing::syncfs(self.root.as_fd());
+        let failures = self.all.failures();
+        let synced = self.all.end(self.all.begin(), || backing::syncfs(self.root.as_fd()));
+        // Another one's failure was told to that one alone.
+        let synced = if self.all.failures() == failures { synced } else { synced.and(Err(Errno::IO)) };
         let mut inner = self.inner.lock();
         for ticket in before {
             let Some(issued) = inner.issued.get_mut(&ticket) else { continue };
@@ -289,7 +297,7 @@ impl Redo {
         // Lowest last: places that are taken together are written in one call where they touch.
         inner.free.sort_unstable_by(|a, b| b.cmp(a));
         if synced.is_err() {
-            self.failures.fetch_add(1, Ordering::SeqCst);
+            self.barriers.count_failure();
         }
         synced
     }
@@ -297,17 +305,13 @@ impl Redo {
     /// A barrier for what was written into places.
     pub fn sync(&self) -> Result<(), Errno> {
         let Some(file) = self.file() else { return Ok(()) };
-        let synced = backing::fdatasync(file.as_fd());
-        if synced.is_err() {
-            self.failures.fetch_add(1, Ordering::SeqCst);
-        }
-        synced
+        self.barriers.end(self.barriers.begin(), || backing::fdatasync(file.as_fd()))
     }
 
     /// Changes whenever places that were written may not be durable after the next barrier either: the system tells an
     /// error once, to whoever asks first.
     pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::SeqCst)
+        self.barriers.failures()
     }
 
     /// Whether the file has pages that may be nowhere else: its session must not end as if all were well.
