@@ -125,10 +125,14 @@ impl Names<'_> {
         Listed::Own
     }
 
-    /// The name of an entry from its whole stored name, or that it is foreign: not the stored name of a valid name.
-    pub fn reveal(&self, dir: &DirId, whole: &[u8]) -> Result<Vec<u8>, NameError> {
+    /// The name of an entry from its whole stored name, or that it is foreign: not the stored name of a valid name, or not
+    /// stored as one of its length is. That would be found under another entry.
+    pub fn reveal(&self, dir: &DirId, entry: &[u8], whole: &[u8]) -> Result<Vec<u8>, NameError> {
         if self.mode == NameMode::Plain {
             return Ok(whole.to_vec());
+        }
+        if (whole.len() > self.name_max) != entry.starts_with(LONG_PREFIX) {
+            return Err(NameError::Unverified);
         }
         let sealed = BASE64URL.decode(whole).map_err(|_| NameError::Unverified)?;
         let mut name = self.keys.names.open(&[dir], &sealed).map_err(|_| NameError::Unverified)?;
@@ -146,11 +150,9 @@ impl Names<'_> {
         BASE64URL.decode(entry).is_ok_and(|bytes| bytes.len() >= 2 * PAD && bytes.len().is_multiple_of(PAD))
     }
 
-    /// Checks that the entry of a long name is the one its link names, and that the name is one that is stored so: a
-    /// shorter one would be a second entry of its name.
+    /// Checks that the entry of a long name is the one its link names.
     pub fn long_entry_matches(&self, entry: &[u8], whole: &[u8]) -> bool {
-        whole.len() > self.name_max
-            && entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
+        entry.strip_prefix(LONG_PREFIX) == Some(BASE64URL.encode(hash(self.suite(), whole)).as_bytes())
     }
 
     /// A new directory's id and the target of its marker.
@@ -247,12 +249,12 @@ mod tests {
                 match names(&keys).store(&[0; 16], &name).expect("stores") {
                     StoredName::Short(whole) => {
                         assert!(len <= 160 && whole.len() <= 255 && !whole.contains(&b'.'));
-                        assert_eq!(names(&keys).reveal(&[0; 16], &whole), Ok(name));
+                        assert_eq!(names(&keys).reveal(&[0; 16], &whole, &whole), Ok(name));
                     }
                     StoredName::Long { entry, link, whole } => {
                         assert!(len > 160 && link.len() <= 255);
                         assert!(names(&keys).long_entry_matches(&entry, &whole));
-                        assert_eq!(names(&keys).reveal(&[0; 16], &whole), Ok(name));
+                        assert_eq!(names(&keys).reveal(&[0; 16], &entry, &whole), Ok(name));
                         assert_eq!(names(&keys).listed(&entry), Listed::Long { link: link.clone() });
                         assert_eq!(names(&keys).listed(&link), Listed::Own);
                     }
@@ -262,11 +264,16 @@ mod tests {
     }
 
     #[test]
-    fn a_short_name_stored_as_long_ones_are_is_foreign() {
+    fn a_name_stored_as_one_of_another_length_is_foreign() {
         let keys = keys(Suite::Aes256Gcm);
-        let StoredName::Short(whole) = names(&keys).store(&[0; 16], b"short").expect("stores") else { panic!("long") };
+        let (names, small) = (names(&keys), Names { name_max: 64, ..names(&keys) });
+        let StoredName::Short(whole) = names.store(&[0; 16], b"short").expect("stores") else { panic!("long") };
         let entry = [LONG_PREFIX, BASE64URL.encode(hash(Suite::Aes256Gcm, &whole)).as_bytes()].concat();
-        assert!(!names(&keys).long_entry_matches(&entry, &whole), "it would be listed twice");
+        assert_eq!(names.reveal(&[0; 16], &entry, &whole), Err(NameError::Unverified), "it would be listed twice");
+        let StoredName::Short(whole) = names.store(&[0; 16], &[b'n'; 60]).expect("stores") else { panic!("long") };
+        assert!(whole.len() > 64);
+        assert!(names.reveal(&[0; 16], &whole, &whole).is_ok());
+        assert_eq!(small.reveal(&[0; 16], &whole, &whole), Err(NameError::Unverified), "listed, and not found");
     }
 
     #[test]
@@ -294,9 +301,10 @@ mod tests {
         fn names_are_revealed_in_their_directory_only(name in name(), dir in any::<[u8; 16]>(), other in any::<[u8; 16]>()) {
             prop_assume!(dir != other);
             let keys = keys(Suite::Aes256Gcm);
-            let (StoredName::Short(whole) | StoredName::Long { whole, .. }) = names(&keys).store(&dir, &name).expect("stores");
-            prop_assert_eq!(names(&keys).reveal(&dir, &whole), Ok(name));
-            prop_assert_eq!(names(&keys).reveal(&other, &whole), Err(NameError::Unverified));
+            let stored = names(&keys).store(&dir, &name).expect("stores");
+            let (StoredName::Short(whole) | StoredName::Long { whole, .. }) = &stored;
+            prop_assert_eq!(names(&keys).reveal(&dir, stored.entry(), whole), Ok(name));
+            prop_assert_eq!(names(&keys).reveal(&other, stored.entry(), whole), Err(NameError::Unverified));
         }
 
         #[test]
@@ -317,7 +325,7 @@ mod tests {
         fn random_stored_texts_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let keys = keys(Suite::Aes256Gcm);
             let names = names(&keys);
-            let _ = (names.reveal(&[0; 16], &bytes), names.reveal_target(&bytes), names.read_marker(&bytes));
+            let _ = (names.reveal(&[0; 16], &bytes, &bytes), names.reveal_target(&bytes), names.read_marker(&bytes));
             let _ = (names.reveal_xattr_name(&bytes), names.reveal_xattr_value(b"user.x", &bytes), names.listed(&bytes));
         }
     }

@@ -16,11 +16,13 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use crate::backing;
-use crate::format::REDO_PREFIX;
+use crate::crypto::random;
 use crate::format::block::Version;
 use crate::format::derived::FileId;
 use crate::format::layout::BLOCK_LEN;
 use crate::format::redo::{PLACE_HEAD_LEN, PLACE_LEN, PlaceHead};
+use crate::format::volume::hex;
+use crate::format::{REDO_PREFIX, TMP_PREFIX};
 
 use super::Barriers;
 
@@ -138,7 +140,7 @@ impl Redo {
                 // One that is there was left by a daemon whose state file was put back: nobody needs it.
                 let file = match backing::create(self.root.as_fd(), name.as_bytes(), 0o600) {
                     Err(Errno::EXIST) => {
-                        backing::unlink(self.root.as_fd(), name.as_bytes())?;
+                        clear_the_way(self.root.as_fd(), &name)?;
                         backing::create(self.root.as_fd(), name.as_bytes(), 0o600)?
                     }
                     other => other?,
@@ -337,7 +339,11 @@ impl Redo {
         let Some((_, old)) = &mut inner.file else { return Ok(()) };
         let (from, to) = (file_name(*old), file_name(session));
         let root = self.root.as_fd();
-        backing::rename(root, from.as_bytes(), root, to.as_bytes(), RenameFlags::empty())?;
+        let rename = || backing::rename(root, from.as_bytes(), root, to.as_bytes(), RenameFlags::empty());
+        match rename() {
+            Err(Errno::ISDIR) => clear_the_way(root, &to).and_then(|()| rename())?,
+            other => other?,
+        }
         *old = session;
         backing::fsync(root)
     }
@@ -392,6 +398,9 @@ impl Left {
         for &session in sessions {
             match left.add(root, session) {
                 Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::INVAL) => {
+                    tracing::error!(session, "{} is no file: as if it were not there", file_name(session));
+                }
                 Err(e) => {
                     tracing::error!(session, "the redo file of a session that did not end cannot be read: {e}");
                     return Err(e);
@@ -429,6 +438,18 @@ impl std::fmt::Debug for Redo {
 /// The name of a session's redo file.
 pub fn file_name(session: u32) -> String {
     format!("{REDO_PREFIX}{session}")
+}
+
+/// What has the name of a redo file that is to be made: nobody needs it. A directory is moved aside, with what is in it.
+fn clear_the_way(root: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    match backing::unlink(root, name.as_bytes()) {
+        Err(Errno::ISDIR) => {
+            let aside = format!("{TMP_PREFIX}{}", hex(&random::bytes::<8>()));
+            tracing::error!("the directory {name} was in the way of the redo file: it is {aside} now");
+            backing::rename(root, name.as_bytes(), root, aside.as_bytes(), RenameFlags::NOREPLACE)
+        }
+        other => other,
+    }
 }
 
 fn write_run(file: BorrowedFd<'_>, start: Place, run: &[([u8; PLACE_HEAD_LEN], &[u8])]) -> Result<(), Errno> {
@@ -472,6 +493,26 @@ mod tests {
             !redo(&dir, vec![3]).find(&[9; 16], 41, &version(1), &mut page).expect("reads"),
             "a session that has ended"
         );
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_redo_file_is_moved_aside() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        for session in [1, 2, 3] {
+            std::fs::create_dir(dir.path().join(file_name(session))).expect("a directory");
+        }
+        std::fs::write(dir.path().join("kmsfs.redo.1/inside"), b"kept").expect("a file");
+        let own = redo(&dir, Vec::new());
+        own.take(1, 1).expect("there is room");
+        own.rename(2).expect("renames");
+        assert!(dir.path().join("kmsfs.redo.2").is_file());
+        let aside = |entry: &std::fs::DirEntry| entry.path().join("inside").exists();
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("lists").filter(|e| aside(e.as_ref().expect("one"))).count(),
+            1
+        );
+        let later = redo(&dir, vec![3]);
+        assert_eq!(later.find(&[9; 16], 1, &version(1), &mut [0; BLOCK_LEN]), Ok(false), "no file: as if it were gone");
     }
 
     #[test]

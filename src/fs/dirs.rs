@@ -122,7 +122,7 @@ impl Fs {
             (_, Some(id)) => id,
             (_, None) => return Err(FsError::NoMarker),
         };
-        match names.reveal(id, whole) {
+        match names.reveal(id, entry, whole) {
             Ok(name) => Ok(Some(name)),
             Err(_) => {
                 tracing::warn!(dir = dir.id, stored = %String::from_utf8_lossy(entry), "a foreign entry is not listed: its name is not this volume's");

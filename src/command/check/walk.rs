@@ -212,7 +212,7 @@ impl Checker<'_> {
             // The marker is what is wrong, and was told.
             NameMode::Encrypted => dir.id.ok_or((Kind::Marker, String::new()))?,
         };
-        names.reveal(&id, &whole).map_err(|_| {
+        names.reveal(&id, entry, &whole).map_err(|_| {
             (
                 Kind::Foreign,
                 "not an entry of this directory: its name is damaged, was stored elsewhere, or never kmsfs's".into(),
