@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::backing::tap::{self, Call, Fault};
 
 use super::Result;
-use super::power_cut::disk::{Cut, Disk};
+use super::power_cut::disk::{Cut, Disk, NameOrder};
 use super::power_cut::oracle::{Names, Object, Promise, Settles};
 use super::power_cut::{FoundObject, Random, Volume as _, World, rig};
 
@@ -43,6 +43,14 @@ struct Course {
 }
 
 impl Course {
+    /// Calls of this thread fail from now on as planned.
+    fn begin(plan: Plan) -> Rc<RefCell<Self>> {
+        let course = Rc::new(RefCell::new(Self { plan, asked: 0, failed: Vec::new(), off: false }));
+        let asked = course.clone();
+        tap::fail(Some(Box::new(move |call| asked.borrow_mut().ask(call))));
+        course
+    }
+
     fn ask(&mut self, call: Call) -> Option<Fault> {
         if self.off || call.changes() == self.plan.reads {
             return None;
@@ -181,9 +189,7 @@ impl Drop for Trace {
 impl Trial {
     fn new(name: &str, setup: &rig::Setup, plan: Plan) -> Self {
         let world = World::new(setup);
-        let course = Rc::new(RefCell::new(Course { plan, asked: 0, failed: Vec::new(), off: false }));
-        let asked = course.clone();
-        tap::fail(Some(Box::new(move |call| asked.borrow_mut().ask(call))));
+        let course = Course::begin(plan);
         let trace = Trace { name: name.into(), course: course.clone(), lines: Vec::new() };
         Self { world, course, xattrs: Xattrs::new(), struck: None, remounts: Vec::new(), trace }
     }

@@ -371,6 +371,8 @@ fn settled_size(size: u64, synced: u64, troubles: &mut Troubles) -> u64 {
     while size > synced {
         let last = (size - 1) / BLOCK;
         match troubles.blocks.last_mut() {
+            // It may be readable the next time.
+            Some((_, Trouble::Unread)) => break,
             Some((range, trouble)) if !trouble.is_readable() && range.contains(&last) => {
                 size = (last * BLOCK).max(synced);
                 if size <= last * BLOCK {

@@ -309,9 +309,10 @@ impl Report {
         self.findings.lock()
     }
 
-    /// Whether anything was not looked at.
+    /// Whether anything was not looked at, or could not be read this time.
     pub fn any_unchecked(&self) -> bool {
-        self.findings.lock().iter().any(|finding| finding.severity == Severity::Unchecked)
+        let unread = |finding: &Finding| finding.severity == Severity::Unchecked || finding.kind == Kind::ReadError;
+        self.findings.lock().iter().any(unread)
     }
 
     /// Marks findings as repaired.

@@ -520,3 +520,33 @@ fn a_session_with_pages_in_the_redo_file_alone_does_not_end() {
         story.judge(16, 8, 1);
     }
 }
+
+/// What a daemon may not list it cannot sync alone: it syncs the whole backing before it promises a file in there.
+#[test]
+fn a_directory_that_may_not_be_listed_is_synced_with_all_others() {
+    let mut world = World::new(&Setup::encrypted_names());
+    world.mkdir("d");
+    world.create("d/f");
+    world.write("d/f", 0, 9000);
+    under(&mut world, |call| (call == Call::Open).then_some(Errno::ACCESS), |world| world.fsync("d/f"));
+    let mut story = world.end();
+    assert!(calls_of(&story.log, |change| matches!(change, tap::Change::SyncAll)) > 0);
+    story.order = NameOrder::Log;
+    story.judge(16, 8, 1);
+}
+
+/// A file was made in a new directory, which is gone before the file is synced under another name.
+#[test]
+fn a_directory_that_is_gone_needs_no_sync() {
+    let mut world = World::new(&Setup::encrypted_names());
+    world.mkdir("d");
+    world.mkdir("e");
+    world.create("d/f");
+    world.write("d/f", 0, 9000);
+    world.rename("d/f", "e/f");
+    world.remove("d");
+    world.fsync("e/f");
+    let mut story = world.end();
+    story.order = NameOrder::Log;
+    story.judge(16, 8, 1);
+}

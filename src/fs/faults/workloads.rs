@@ -201,6 +201,34 @@ fn faults_of_fresh_holes() {
     judge("fresh holes", &Setup::safe(), &steps);
 }
 
+/// Maps of sparse files that are written as groups fill, and read, cut and written where a mount knows nothing of them yet.
+#[test]
+fn faults_of_maps() {
+    // The groups of a region begin behind its first 30 blocks, and end at every 64th.
+    let (first, group) = (30 * 4096, 64 * 4096);
+    let steps = [
+        create("f"),
+        set_len("f", 1_500_000),
+        write("f", first, group - first),
+        write("f", 1_000_000, 100),
+        fsync("f"),
+        Step::Remount,
+        set_len("f", 1_200_000),
+        write("f", group, group),
+        fsync("f"),
+        Step::Remount,
+        set_len("f", 600_000),
+        append("f", 5000),
+        fsync("f"),
+        Step::Remount,
+        set_len("f", 20_000),
+        set_len("f", 700_000),
+        write("f", first, 700_000 - first),
+        fsync("f"),
+    ];
+    judge("maps", &Setup::safe(), &steps);
+}
+
 fn names() -> Vec<Step> {
     let long = |n: usize| format!("{n}{}", "-long".repeat(40));
     let inner = format!("a/{}/{}", long(1), long(2));
@@ -383,11 +411,10 @@ fn random_operations_and_faults() {
     }
 }
 
-/// A crash has left overwritten blocks in the redo file and an end that is not durable; the calls that read fail while the
-/// file is opened, read and overwritten for the first time: what was fsynced is there once they work.
-#[test]
-fn faults_of_what_a_crash_has_left() {
-    let mut world = World::new(&Setup::safe());
+/// What a crash has left: a file with overwritten blocks in the redo file and an end that is not durable; what is promised
+/// of it.
+fn crashed(setup: &Setup) -> (Disk, Promise) {
+    let mut world = World::new(setup);
     world.create("f");
     world.write("f", 0, 60_000);
     world.fsync("f");
@@ -399,10 +426,18 @@ fn faults_of_what_a_crash_has_left() {
     world.write("f", 8192, 30_000);
     world.append("f", 9000);
     let promise = world.files[world.file("f")].clone();
-    let setup = world.rig.setup.clone();
     let story = world.end();
     let mut disk = Disk::new(story.root);
     story.before.iter().chain(&story.log).for_each(|change| disk.apply(change));
+    (disk, promise)
+}
+
+/// The calls that read or change something fail while the file is opened, read and overwritten for the first time: what was
+/// fsynced is there once they work.
+#[test]
+fn faults_of_what_a_crash_has_left() {
+    let setup = Setup::safe();
+    let (disk, promise) = crashed(&setup);
     let mut trials = 0;
     for seed in 0..6 + runs() {
         for (lasting, reads) in [(false, true), (true, true), (false, false), (true, false)] {
@@ -412,9 +447,7 @@ fn faults_of_what_a_crash_has_left() {
                 disk.cut(&Cut::Any(Random(seed), [5, 50, 95][seed as usize % 3]), dir.path());
                 let mut rig = rig::Rig::over(dir, &setup);
                 let plan = Plan { first, lasting, reads, how: Fault::Error(Errno::IO) };
-                let course = Rc::new(RefCell::new(Course { plan, asked: 0, failed: Vec::new(), off: false }));
-                let asked = course.clone();
-                tap::fail(Some(Box::new(move |call| asked.borrow_mut().ask(call))));
+                let course = Course::begin(plan);
                 drop(rig::look_at(rig.fs()));
                 let mut promise = promise.clone();
                 promise.write(16_384, 5000, 200);
@@ -438,4 +471,55 @@ fn faults_of_what_a_crash_has_left() {
         }
     }
     println!("what a crash has left: {trials} faults");
+}
+
+/// The same of a repair: it says that it did not go through all, and nothing is lost. Another one mends it.
+#[test]
+fn faults_of_repairs() {
+    for (name, setup) in [("plain names", Setup::safe()), ("encrypted names", Setup::encrypted_names())] {
+        let trials = faults_of_repairs_of(&setup);
+        println!("repairs, {name}: {trials} faults");
+    }
+}
+
+fn faults_of_repairs_of(setup: &Setup) -> usize {
+    let (disk, promise) = crashed(setup);
+    let mut trials = 0;
+    for seed in 0..3 + runs() {
+        for (lasting, reads) in [(false, true), (true, true), (false, false), (true, false)] {
+            for first in (0..60).chain((60..).step_by(37)) {
+                let dir = rig::fresh_dir();
+                disk.cut(&Cut::Any(Random(seed), [5, 50, 95][seed as usize % 3]), dir.path());
+                let plan = Plan { first, lasting, reads, how: Fault::Error(Errno::IO) };
+                let course = Course::begin(plan);
+                let said = rig::try_check(dir.path(), setup, true);
+                tap::fail(None);
+                let failed = course.borrow().failed.clone();
+                let said = said.map(|report| report.text());
+                let judge = |rig: &rig::Rig, when: &str| {
+                    let found = rig::look_at(rig.fs()).expect("all can be looked at");
+                    let FoundObject::File { seen, .. } = &found.names[&b"f"[..]] else { panic!("no file") };
+                    promise
+                        .check(seen.as_deref())
+                        .unwrap_or_else(|e| panic!("seed {seed}, {plan:?}, {failed:?}, {when}: {e}\n{said:?}"));
+                };
+                if first % 2 == 0 {
+                    rig::check(dir.path(), setup, true);
+                }
+                let mut rig = rig::Rig::over(dir, setup);
+                judge(&rig, "mounted");
+                rig.end();
+                rig::check(rig.path(), setup, true);
+                let (nothing, text) = rig::check_says(rig.path(), setup, false);
+                assert!(nothing, "seed {seed}, {plan:?}, {failed:?}: {text}");
+                rig.end_and_mount().expect("mounts");
+                judge(&rig, "repaired");
+                trials += 1;
+                if failed.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+    trials
 }

@@ -152,8 +152,13 @@ fn open_volume(root: BorrowedFd<'_>, setup: &Setup) -> std::result::Result<Arc<V
 
 /// What `kmsfs check` says of a volume that is not mounted, all of it on this thread.
 pub fn check(at: &Path, setup: &Setup, repair: bool) -> Report {
+    try_check(at, setup, repair).expect("can be checked")
+}
+
+/// The same where it may fail as a whole; gives why.
+pub fn try_check(at: &Path, setup: &Setup, repair: bool) -> std::result::Result<Report, String> {
     let volume = Unlocked {
-        root: backing::open_root(at).expect("opens"),
+        root: backing::open_root(at).map_err(|e| e.to_string())?,
         keys: volume_keys(setup.suite),
         mode: setup.names,
         name_max: 255,
@@ -161,7 +166,7 @@ pub fn check(at: &Path, setup: &Setup, repair: bool) -> Report {
         runtime: runtime(),
     };
     let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
-    check::check(volume, how, None, Report::default()).unwrap_or_else(|e| panic!("{:#}", e.error))
+    check::check(volume, how, None, Report::default()).map_err(|e| format!("{:#}", e.error))
 }
 
 /// The same in words, and whether nothing was found.
