@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timestamps, Uid,
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Statx, StatxFlags,
+    Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -195,6 +196,14 @@ pub fn stat_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat> {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// The same without times, which are not to be looked at: to ask for them makes the next change stamp the inode anew, and
+/// a sync after it write the journal.
+pub fn stat_but_times(fd: BorrowedFd<'_>) -> Result<Statx> {
+    may_fail!(Stat);
+    let wanted = StatxFlags::BASIC_STATS - StatxFlags::ATIME - StatxFlags::MTIME - StatxFlags::CTIME;
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)
+}
+
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     may_fail!(SetAttr);
     rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
@@ -365,6 +374,12 @@ pub fn fsync(fd: BorrowedFd<'_>) -> Result<()> {
     #[cfg(test)]
     tap::ask_to_sync(Some(fd))?;
     recorded!(rustix::fs::fsync(fd), Sync { ino: tap::ino(fd) })
+}
+
+/// Lets the system begin to write a file's pages back, without waiting. No barrier; what fails is told by the next one.
+pub fn start_write_back(fd: BorrowedFd<'_>) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Makes the whole backing file system durable.

@@ -184,6 +184,8 @@ impl Sync {
     /// without the content's lock where others can sync the file: it waits for them.
     pub fn barrier(&self) -> Result<()> {
         if self.over {
+            // The disk has both to do while the first is waited for.
+            backing::start_write_back(self.file.as_fd());
             self.volume.redo.sync()?;
         }
         Ok(self.barriers.end(self.stamp, || backing::fdatasync(self.file.as_fd()))?)
@@ -225,6 +227,8 @@ pub struct Content {
     seals_recorded: u32,
     /// In every slot the newer version is the good one.
     newest: bool,
+    /// See [`Self::leave_mtime`].
+    leave_mtime: bool,
     /// The record says less than is known here, beside the size.
     record_stale: bool,
     /// Are the bytes behind the end, in the last block as it is stored, zero? `None`: look.
@@ -261,6 +265,7 @@ impl Content {
             seals: 0,
             seals_recorded: 0,
             newest: true,
+            leave_mtime: false,
             record_stale: false,
             tail_zero: Some(true),
             slots_behind: false,
@@ -453,15 +458,30 @@ impl Content {
         self.stored_len != stored_len(self.size)
     }
 
-    /// Writes the record, and sets the length, where the user changed nothing: the file's mtime, which the kernel has set
-    /// by then, stays.
+    /// Writes the record, and sets the length.
     fn write_record_in_passing(&mut self) -> Result<()> {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
+        self.in_passing(|content| {
+            content.write_record()?;
+            content.set_stored_len(stored_len(content.size))
+        })
+    }
+
+    /// Writes where the user changed nothing: the file's mtime stays.
+    fn in_passing<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.leave_mtime {
+            return write(self);
+        }
         let before = backing::stat(self.file.as_fd())?;
-        self.write_record()?;
-        self.set_stored_len(stored_len(self.size))?;
-        Ok(backing::set_mtime(self.file.as_fd(), &before)?)
+        let written = write(self);
+        backing::set_mtime(self.file.as_fd(), &before)?;
+        written
+    }
+
+    /// Whether somebody will set the file's mtime at its close, whatever it is by then.
+    pub fn leave_mtime(&mut self, leave: bool) {
+        self.leave_mtime = leave;
     }
 
     fn record(&self) -> Record {

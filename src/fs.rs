@@ -15,6 +15,7 @@ pub mod error;
 mod faults;
 pub mod file_ops;
 pub mod handles;
+mod held_mtime;
 pub mod inodes;
 #[cfg(test)]
 mod mutation;
@@ -123,7 +124,9 @@ impl Fs {
             }
         }
         for file in self.handles.take_all() {
-            if let Err(e) = file.close() {
+            let closed = file.close();
+            self.settle_mtime(&file);
+            if let Err(e) = closed {
                 tracing::error!(ino = file.inode.id, "closing a file at the end of the mount: {e}");
                 self.volume.sessions.leave_unclean();
             }

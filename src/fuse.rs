@@ -22,8 +22,8 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::fs::dirs::Listing;
-use crate::fs::file_ops::Allocate;
-use crate::fs::{Entry, Fs, FsError, Ready, Result, SetAttr, Wait};
+use crate::fs::file_ops::{Allocate, WriteHow};
+use crate::fs::{Entry, Fs, FsError, Ready, Result, SetAttr, SetTime, Wait};
 
 use convert::{caller, file_attr, file_type, name_only, set_time};
 
@@ -189,7 +189,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -198,6 +198,17 @@ impl Filesystem for Adapter {
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let caller = caller(req, 0);
+        // With a handle and nothing but an mtime: only the write-back cache asks so.
+        if let (SetAttr { mtime: Some(SetTime::At(at)), size: None, mode: None, .. }, Some(_)) = (set, fh)
+            && set.atime.is_none()
+            && set.uid.is_none()
+            && set.gid.is_none()
+        {
+            return match self.call("setattr", ino, |fs| fs.flush_mtime(&caller, ino.0, at)) {
+                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+                Err(e) => reply.error(errno(&e)),
+            };
+        }
         self.answer(
             "setattr",
             ino,
@@ -332,22 +343,19 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let how = WriteHow {
+            from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
         let len = data.len() as u32;
         let answer = move |done: Result<()>| match done {
             Ok(()) => reply.written(len),
             Err(e) => reply.error(errno(&e)),
         };
-        match self.call("write", ino, |fs| fs.write(fh.0, offset, data, drop_privileges, None)) {
+        match self.call("write", ino, |fs| fs.write(fh.0, offset, data, how, None)) {
             Err(FsError::Wait(wait)) => {
                 let data = data.to_vec();
-                self.defer(
-                    "write",
-                    ino,
-                    wait,
-                    move |fs, ready| fs.write(fh.0, offset, &data, drop_privileges, ready),
-                    answer,
-                );
+                self.defer("write", ino, wait, move |fs, ready| fs.write(fh.0, offset, &data, how, ready), answer);
             }
             done => answer(done),
         }

@@ -38,6 +38,7 @@ fn main() -> std::process::ExitCode {
             bodies![
                 appends_go_to_the_end,
                 times_are_kept_over_a_close,
+                times_of_an_open_file_are_the_last_that_were_set,
                 opening_can_truncate,
                 truncation_down_and_up,
                 holes_read_as_zeros,
@@ -646,4 +647,50 @@ fn times_are_kept_over_a_close(setup: &Setup) {
     drop(file);
     m.remount();
     assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+}
+
+/// The backing is told an mtime of the write-back cache at the close; what a user sets before counts, and what is written
+/// after that, cached or not.
+fn times_of_an_open_file_are_the_last_that_were_set(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    let path = m.path("file");
+    fs::write(&path, vec![1; 9000]).unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 5);
+    let mtime = || fs::metadata(&path).unwrap().modified().unwrap();
+    // Synced, so that the cache has said when.
+    let file = open_rw(&path);
+    file.write_all_at(b"2", 0).unwrap();
+    file.sync_all().unwrap();
+    let synced = mtime();
+    fs::hard_link(&path, m.path("link")).unwrap();
+    assert_eq!(fs::metadata(m.path("link")).unwrap().modified().unwrap(), synced);
+    file.set_modified(old).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(mtime(), old);
+    drop(file);
+    m.remount();
+    assert_eq!(mtime(), old);
+    let file = open_rw(&path);
+    file.write_all_at(b"3", 4096).unwrap();
+    file.sync_all().unwrap();
+    file.set_modified(old).unwrap();
+    file.set_len(5000).unwrap();
+    let cut = mtime();
+    assert!(cut > synced, "a cut changes the file");
+    file.write_all_at(b"4", 4096).unwrap();
+    file.sync_all().unwrap();
+    let written = mtime();
+    assert!(written >= cut);
+    drop(file);
+    m.remount();
+    assert_eq!(mtime(), written);
+    // Past the cache.
+    let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let room = vec![5; 3 * 4096];
+    let at = room.as_ptr().align_offset(4096);
+    direct.write_all_at(&room[at..at + 4096], 0).unwrap();
+    drop(direct);
+    m.remount();
+    assert!(mtime() > written);
 }

@@ -77,10 +77,11 @@ impl Content {
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
         self.doubts.again = true;
-        let before = backing::stat(self.file.as_fd())?;
-        let issued = self.pages_again().and_then(|lost| self.places_again().map(|()| lost));
-        backing::set_mtime(self.file.as_fd(), &before)?;
-        let lost = issued?;
+        let lost = self.in_passing(|content| {
+            let lost = content.pages_again()?;
+            content.places_again()?;
+            Ok(lost)
+        })?;
         self.doubts.again = false;
         lost.map_or(Ok(()), |block| Err(ContentError::Block { block }))
     }

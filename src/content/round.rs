@@ -244,14 +244,13 @@ impl Content {
         }
         let volume = self.volume.clone();
         let _change = volume.sessions.change();
-        // Nobody changed anything now: the file's mtime, which the kernel has set by then, stays.
-        let before = backing::stat(self.file.as_fd())?;
-        let ended = self.second_halves(sync.stamp, released);
-        backing::set_mtime(self.file.as_fd(), &before)?;
-        if ended.is_err() {
-            self.distrust_slots();
-        }
-        ended
+        self.in_passing(|content| {
+            let ended = content.second_halves(sync.stamp, released);
+            if ended.is_err() {
+                content.distrust_slots();
+            }
+            ended
+        })
     }
 
     fn second_halves(&mut self, stamp: u64, released: bool) -> Result<bool> {

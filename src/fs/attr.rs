@@ -75,7 +75,7 @@ impl Fs {
             size,
             blocks: stat.st_blocks as u64,
             atime: time(stat.st_atime, stat.st_atime_nsec as u32),
-            mtime: time(stat.st_mtime, stat.st_mtime_nsec as u32),
+            mtime: inode.held_mtime.time().unwrap_or_else(|| time(stat.st_mtime, stat.st_mtime_nsec as u32)),
             ctime: time(stat.st_ctime, stat.st_ctime_nsec as u32),
             kind: inode.kind,
             perm: (stat.st_mode & 0o7777) as u16,
@@ -90,10 +90,25 @@ impl Fs {
         Entry { attr: self.attr(inode, stat), generation: inode.tell_generation() }
     }
 
+    /// The mtime of what the write-back cache has written, which it sends with each sync; gives the attributes, where the
+    /// kernel looks at no time.
+    pub fn flush_mtime(&self, caller: &Caller, id: u64, mtime: SystemTime) -> Result<Attr> {
+        self.writable()?;
+        let inode = self.inode(id)?;
+        if self.hold_mtime(&inode, mtime) {
+            return self.attr_but_times(&inode, mtime);
+        }
+        let set = SetAttr { mtime: Some(SetTime::At(mtime)), ..SetAttr::default() };
+        self.setattr(caller, id, &set, None)
+    }
+
     /// Changes attributes, size first; gives the new ones.
     pub fn setattr(&self, caller: &Caller, id: u64, set: &SetAttr, ready: Option<&Ready>) -> Result<Attr> {
         self.writable()?;
         let inode = self.inode(id)?;
+        if set.size.is_some() || set.mtime.is_some() {
+            self.forget_mtime(&inode);
+        }
         if let Some(size) = set.size {
             self.set_size(&inode, size, ready)?;
             if caller.uid != 0 && set.mode.is_none() {

@@ -26,6 +26,15 @@ pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
 /// Bytes that one step of a copy moves.
 const COPY_STEP: usize = 1 << 20;
 
+/// What the kernel says of a write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteHow {
+    /// The write-back cache writes, and will say when the user did.
+    pub from_cache: bool,
+    /// Set-user-id must not survive.
+    pub drop_privileges: bool,
+}
+
 /// How `fallocate` was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocate {
@@ -86,20 +95,16 @@ impl Fs {
         })
     }
 
-    /// Writes all of `data` at `off`. `drop_privileges`: the kernel says that set-user-id must not survive.
-    pub fn write(
-        &self,
-        handle: u64,
-        off: u64,
-        data: &[u8],
-        drop_privileges: bool,
-        ready: Option<&Ready>,
-    ) -> Result<()> {
+    /// Writes all of `data` at `off`.
+    pub fn write(&self, handle: u64, off: u64, data: &[u8], how: WriteHow, ready: Option<&Ready>) -> Result<()> {
         let handle = self.handles.file(handle)?;
         self.writable()?;
         self.ensure_key(&handle.file, ready)?;
-        if drop_privileges {
+        if how.drop_privileges {
             self.drop_privileges(&handle.file.inode)?;
+        }
+        if !how.from_cache {
+            self.forget_mtime(&handle.file.inode);
         }
         self.write_open(&handle.file, off, data)
     }

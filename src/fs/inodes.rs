@@ -16,6 +16,7 @@ use crate::format::layout::plain_len;
 use crate::names::{DirId, is_cut};
 
 use super::descriptors::{Descriptors, GaveUp};
+use super::held_mtime::HeldMtime;
 use super::open_files::OpenFile;
 use super::unsynced::Unsynced;
 use super::{FsError, ROOT, Result};
@@ -62,6 +63,7 @@ pub struct Inode {
     /// The one open state of a regular file; the lock is held while it is opened or closed.
     pub open: Mutex<Option<Arc<OpenFile>>>,
     pub(super) unsynced: Unsynced,
+    pub(super) held_mtime: HeldMtime,
     /// What was written to a file that is closed by now, and is not known to be durable.
     pub written: Mutex<Written>,
     /// See [`Self::has_cut_targets`].
@@ -90,6 +92,7 @@ impl Inode {
             dir: Mutex::default(),
             open: Mutex::default(),
             unsynced: Unsynced::default(),
+            held_mtime: HeldMtime::default(),
             written: Mutex::default(),
             cut_targets: AtomicBool::new(false),
         })

@@ -148,6 +148,9 @@ impl Fs {
             self.note_waiting(file, &content);
         }
         if file.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+            drop(content);
+            self.settle_mtime(file);
+            content = file.content.write();
             *open = None;
             *file.inode.written.lock() = content.take_written();
         }

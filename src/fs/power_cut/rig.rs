@@ -21,7 +21,7 @@ use crate::durable::{Durability, Redo, Sessions};
 use crate::format::DIR_MARKER;
 use crate::format::derived::{VolumeId, VolumeKeys};
 use crate::format::volume::NameMode;
-use crate::fs::file_ops::Allocate;
+use crate::fs::file_ops::{Allocate, WriteHow};
 use crate::fs::{Caller, Fs, FsError, FsOptions, ROOT, Ready, Result, SetAttr};
 use crate::keys::{Keys, KeysConfig};
 use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, KeySpec, Kms, KmsError, WrappedKey};
@@ -331,7 +331,7 @@ impl super::Volume for Rig {
 
     fn write(&mut self, path: &str, off: u64, data: &[u8]) -> Result<()> {
         let handle = self.handle(path)?;
-        with_key(self.fs(), |ready| self.fs().write(handle, off, data, false, ready))
+        with_key(self.fs(), |ready| self.fs().write(handle, off, data, WriteHow::default(), ready))
     }
 
     fn fsync(&mut self, path: &str) -> Result<()> {
