@@ -13,19 +13,30 @@ from .machine import Failed
 MIB = 1 << 20
 # A prime: two offsets that are whole blocks apart never have the same bytes, in files below 64 TiB.
 _PERIOD = 16 * MIB + 43
-_bytes = None
+_once, _view = None, None
 # Blocks that fio overwrites are full of this.
 FIO_PATTERN = bytes.fromhex("6b6d7366")
 
 
 def chunk(seed, offset, length):
-    """The bytes at an offset of a file; at most 1 MiB."""
-    global _bytes
-    if _bytes is None:
-        once = random.Random(1).randbytes(_PERIOD)
-        _bytes = memoryview(once + once[:MIB])
-    start = (seed * 5_000_011 + offset) % _PERIOD
-    return _bytes[start:start + length]
+    """The bytes at an offset of a file; at most 1 MiB. A copy: views are compared byte for byte, slowly."""
+    start = _start(seed, offset)
+    return _once[start:start + length]
+
+
+def view(seed, offset, length):
+    """The same without a copy, to be written."""
+    start = _start(seed, offset)
+    return _view[start:start + length]
+
+
+def _start(seed, offset):
+    global _once, _view
+    if _once is None:
+        _once = random.Random(1).randbytes(_PERIOD)
+        _once += _once[:MIB]
+        _view = memoryview(_once)
+    return (seed * 5_000_011 + offset) % _PERIOD
 
 
 def write(path, size, block, seed, flags=os.O_CREAT | os.O_TRUNC, sync_each=False):
@@ -33,7 +44,7 @@ def write(path, size, block, seed, flags=os.O_CREAT | os.O_TRUNC, sync_each=Fals
     file = os.open(path, os.O_WRONLY | flags, 0o644)
     try:
         for offset in range(0, size, block):
-            if os.write(file, chunk(seed, offset, block)) != block:
+            if os.write(file, view(seed, offset, block)) != block:
                 raise Failed("a short write")
             if sync_each:
                 os.fsync(file)
@@ -56,16 +67,14 @@ def read(path, block, size):
         raise Failed(f"{total} bytes where {size} were written")
 
 
-def read_mapped(path, size):
-    """Reads a whole file through a mapping; it compares as it goes, which is what touches the pages."""
+def read_mapped(path, size, clock):
+    """Touches each page of a mapping by the clock, and then compares what is in them."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            for offset in range(0, size, MIB):
-                if view[offset:offset + MIB] != chunk(0, offset, MIB):
-                    raise Failed(f"other bytes at {offset} than were written")
-        finally:
-            view.release()
+        with clock, memoryview(mapped) as pages:
+            bytes(pages[::mmap.PAGESIZE])
+        for offset in range(0, size, MIB):
+            if mapped[offset:offset + MIB] != chunk(0, offset, MIB):
+                raise Failed(f"other bytes at {offset} than were written")
 
 
 def offsets(count, size, block, seed):
@@ -82,7 +91,7 @@ def check(path, size, seed, instead=None, block=4096):
     others = set()
     with open(path, "rb") as file:
         for start in range(0, size, MIB):
-            found = memoryview(file.read(MIB))
+            found = file.read(MIB)
             if found == chunk(seed, start, min(MIB, size - start)):
                 continue
             for offset in range(start, start + len(found), block):

@@ -48,8 +48,8 @@ def sequential_read(place):
 def mapped_read(place):
     path = big(place)
     place.cold()
-    with Clock(place) as clock:
-        content.read_mapped(path, place.sizes.big)
+    clock = Clock(place)
+    content.read_mapped(path, place.sizes.big, clock)
     return {"read-mmap": megabytes(place.sizes.big, clock)}
 
 
@@ -76,7 +76,7 @@ def random_write(place):
         place.cold()
         with Clock(place) as clock:
             for offset in offsets:
-                os.pwrite(file, content.chunk(SECOND, offset, block), offset)
+                os.pwrite(file, content.view(SECOND, offset, block), offset)
             os.fsync(file)
     finally:
         os.close(file)

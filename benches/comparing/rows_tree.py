@@ -7,6 +7,7 @@ import subprocess
 from . import content, machine
 from .machine import Failed, run, seconds
 from .place import Clock
+from .rows_daemon import idle_bytes
 
 # Warm steps end soon, so they are done this often.
 TIMES = 5
@@ -194,7 +195,7 @@ def memory_of_inodes(place):
     if place.pid is None:
         return {}
     directory = known_directory(place)
-    idle = machine.resident_bytes(place.pid)
+    idle = idle_bytes(place)
     known = 0
     for parent, _, names in os.walk(directory):
         for name in names:
