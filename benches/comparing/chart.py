@@ -1,4 +1,4 @@
-"""The SVG: for each row bars of the ratios on a logarithmic axis, a panel for each backing, for light and dark pages."""
+"""The SVG: bars of the ratios, by row, on a logarithmic axis; a panel for each backing; for light and dark pages."""
 
 import math
 from xml.sax.saxutils import escape, quoteattr
@@ -28,8 +28,8 @@ def to_svg(whole):
     row_height = len(bars) * (BAR + BAR_GAP) + ROW_GAP
     width = TITLES + len(backings) * (PANEL + MARGIN) + MARGIN
     height = TOP + len(rows) * row_height + 40
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-             'role="img" aria-label="kmsfs beside other file systems">', _style(names),
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+             f'height="{height}" role="img" aria-label="kmsfs beside other file systems">', _style(names),
              f'<rect class="page" width="{width}" height="{height}"/>', *_heading(whole, names)]
     for i, row in enumerate(rows):
         top = TOP + i * row_height
@@ -74,9 +74,10 @@ def _panel(backing, rows, bars, left, row_height, low, high):
                 continue
             x = left + PANEL * place_on(value, low, high)
             y = TOP + i * row_height + j * (BAR + BAR_GAP)
-            said = f"{here[key]['title']}: {name} {value:.2f}, {report.value_cell(here[key], name)} {here[key]['unit']}"
-            parts.append(f'<rect class={quoteattr(name)} x="{min(x, one):.1f}" y="{y}" width="{max(abs(x - one), 1):.1f}" '
-                         f'height="{BAR}"><title>{escape(said)}</title></rect>')
+            values = f"{report.value_cell(here[key], name)} {here[key]['unit']}"
+            said = f"{here[key]['title']}: {name} {value:.2f}, {values}"
+            parts.append(f'<rect class={quoteattr(name)} x="{min(x, one):.1f}" y="{y}" height="{BAR}" '
+                         f'width="{max(abs(x - one), 1):.1f}"><title>{escape(said)}</title></rect>')
             if name == report.SUBJECT:
                 parts.append(_text(x + (4 if value >= 1 else -4), y + BAR, report.ratio_cell(here[key], name, base),
                                    "start" if value >= 1 else "end", "small"))
@@ -97,13 +98,15 @@ def ticks(low, high):
 
 def _heading(whole, names):
     header = whole["header"]
-    about = (f"{header.get('cores', '?')} cores, {header.get('cpu', '?')}, Linux {header.get('kernel', '?')}; "
-             f"commit {header.get('commit', '?')}, {header.get('date', '?')}; medians of {header.get('rounds', '?')} rounds")
+    cores, cpu, kernel, commit, date, rounds = (
+        header.get(name, "?") for name in ("cores", "cpu", "kernel", "commit", "date", "rounds"))
+    about = f"{cores} cores, {cpu}, Linux {kernel}; commit {commit}, {date}; medians of {rounds} rounds"
     parts = [_text(MARGIN, 28, "How many times better than the base, on a logarithmic axis", "start", "title"),
              _text(MARGIN, 46, about + "; | on a bar: its goal; ↓: less is better, turned round", "start", "small")]
     x = MARGIN
     for name in names:
-        parts += [f'<rect class={quoteattr(name)} x="{x}" y="58" width="12" height="12"/>', _text(x + 17, 68, name, "start")]
+        parts += [f'<rect class={quoteattr(name)} x="{x}" y="58" width="12" height="12"/>',
+                  _text(x + 17, 68, name, "start")]
         x += 17 + 8 * len(name) + 22
     return parts
 

@@ -137,7 +137,8 @@ def read_again(path):
 
 def give(whole, options):
     # First the files: what was measured for an hour does not depend on a terminal.
-    for path, text in ((options.json, report.to_json), (options.markdown, report.to_markdown), (options.svg, chart.to_svg)):
+    for path, text in [(options.json, report.to_json), (options.markdown, report.to_markdown),
+                       (options.svg, chart.to_svg)]:
         if path:
             with open(path, "w") as file:
                 file.write(text(whole))

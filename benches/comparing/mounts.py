@@ -1,6 +1,7 @@
 """The file systems that are compared: how each is made on a directory, mounted, and ended."""
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -54,31 +55,31 @@ class FileSystem:
         return self.daemon is not None and self.daemon.poll() is None
 
     def mount(self):
-        before = os.stat(self.point).st_dev
         with open(self.log, "ab") as log:
             start = time.perf_counter()
             # A session of its own: an interrupt from the keyboard is for the run, which unmounts in order.
             self.daemon = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            start_new_session=True, preexec_fn=_many_descriptors)
-        while os.stat(self.point).st_dev == before:
+        while not is_mounted(self.point):
             if self.daemon.poll() is not None:
                 raise Failed(f"{self.name} does not mount: {self._last_words()}")
             if time.perf_counter() - start > 60:
                 raise Failed(f"{self.name} has not mounted after 60 s")
             time.sleep(0.001)
-        os.listdir(self.point)
+        # A process of its own may wait for what does not answer, and be killed.
+        run("ls", self.point, timeout=60)
         self.mount_seconds = time.perf_counter() - start
 
     def end(self):
         """Unmounted, by force if need be, and the daemon has ended."""
         daemon, self.daemon = self.daemon, None
-        if is_mounted(self.point):
-            for how in (["umount"], ["umount"], ["umount", "-l"]):
-                try:
-                    run(*how, self.point, timeout=120)
-                    break
-                except Failed:
-                    time.sleep(0.5)
+        for how in (["umount"], ["umount"], ["umount", "-l"]):
+            if not is_mounted(self.point):
+                break
+            try:
+                run(*how, self.point, timeout=120)
+            except Failed:
+                time.sleep(0.5)
         if daemon is not None:
             try:
                 daemon.wait(60)
@@ -201,16 +202,20 @@ class Tools:
 
     def versions(self):
         """Of everything that takes part, as far as it is there."""
-        found = {"kmsfs": _first_line(self.kmsfs, "--version"), "fio": _first_line("fio", "--version"),
-                 "git": _first_line("git", "--version")}
+        found = {"kmsfs": _version(self.kmsfs, "--version"), "fio": _version("fio", "--version"),
+                 "git": _version("git", "--version")}
         for package in ("gocryptfs", "securefs", "libfuse3-dev"):
             found[package] = machine.package_version(package)
         return {name: version for name, version in found.items() if version}
 
 
 def is_mounted(point):
+    return point in mount_points()
+
+
+def mount_points():
     with open("/proc/self/mounts") as mounts:
-        return any(line.split()[1].encode().decode("unicode_escape") == point for line in mounts)
+        return [line.split()[1].encode().decode("unicode_escape") for line in mounts]
 
 
 def _many_descriptors():
@@ -242,8 +247,9 @@ def _built_passthrough(work):
     return program
 
 
-def _first_line(*command):
+def _version(*command):
     try:
-        return (run(*command).splitlines() or [""])[0]
+        found = re.search(r"[0-9][\w.+~-]*", run(*command))
     except Failed:
         return None
+    return found and found[0]

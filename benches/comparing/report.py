@@ -114,7 +114,7 @@ def tables(backing):
 def header_lines(whole):
     """What a reader has to know before the figures."""
     lines = [f"{name}: {_plain(value)}" for name, value in whole["header"].items()]
-    lines.append("ratios: more than 1 is better, in every row; ↓: less of the unit is better, the ratio is turned round")
+    lines.append("ratios: more than 1 is better in every row; ↓: less of the unit is better, the ratio is turned round")
     return lines
 
 
@@ -126,7 +126,8 @@ def backing_lines(backing):
 
 
 def error_lines(backing):
-    return [f"error: {row['title']}: {name}: {why}" for row in backing["rows"]
+    return [f"error: {row['title']}: {name}: {why}"
+            for row in backing["rows"]
             for name, reasons in row["errors"].items() for why in dict.fromkeys(reasons)]
 
 
@@ -160,9 +161,8 @@ def _markdown_row(cells):
 
 
 def _aligned(table):
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return ["  ".join([line[0].ljust(widths[0]), *[cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]]).rstrip()
-            for line in table]
+    first, *others = [max(map(len, column)) for column in zip(*table)]
+    return ["  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip() for line in table]
 
 
 def _plain(value):

@@ -100,7 +100,8 @@ def git_tree(place):
     if shutil.which("git") is None:
         raise Failed("git is not installed")
     copy = place.path("git")
-    git(place.point, "clone", "-q", "--no-checkout", "--no-hardlinks", os.path.join(place.scratch, "repository.git"), copy)
+    repository = os.path.join(place.scratch, "repository.git")
+    git(place.point, "clone", "-q", "--no-checkout", "--no-hardlinks", repository, copy)
     place.settle()
     with Clock(place) as checkout:
         git(copy, "checkout", "-q", "-f", "main")

@@ -28,6 +28,19 @@ class Run:
         self.works = []
 
     def __enter__(self):
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self.child.end()
+        self._end_backing()
+        self._remove_directories(keep=0)
+
+    def _prepare(self):
         self.scratch = self._directory("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
         # kmsfs keeps there what it knows of its volumes, and finds no configuration of this machine's.
         os.environ |= {"XDG_STATE_HOME": os.path.join(self.scratch, "state"),
@@ -37,13 +50,6 @@ class Run:
         needs_tree = any(self.wanted(row) for group in GROUPS if group.name == "tree"
                          for step in group.steps for row in step.rows)
         self.tree_digest = rows_tree.prepare(self.scratch, self.sizes.files) if needs_tree else None
-        return self
-
-    def __exit__(self, *error):
-        self.child.end()
-        self._end_backing()
-        for directory in self.works:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def measure(self, backing, rounds):
         """The result of one backing: values and errors by row and file system."""
@@ -75,16 +81,35 @@ class Run:
                 continue
             system = kind(work, self.tools)
             self.systems.append(system)
-            system.make()
-            system.mount()
+            try:
+                system.make()
+                system.mount()
+            except Failed as error:
+                result.left_out[kind.name] = str(error)
+                self.say(f"{kind.name} is left out: {error}")
+                self.systems.pop().end()
+                continue
             result.systems[kind.name] = kind.about
+        if not self.systems:
+            raise Failed("nothing is left to measure")
 
     def _end_backing(self):
         systems, self.systems = self.systems, []
         for system in systems:
-            system.end()
-        while len(self.works) > 1:
-            shutil.rmtree(self.works.pop(), ignore_errors=True)
+            try:
+                system.end()
+            except Exception as error:  # the others have to be unmounted all the same
+                self.say(f"{system.name}: {error}")
+        self._remove_directories(keep=1)
+
+    def _remove_directories(self, keep):
+        """The last first; the very first is the scratch directory."""
+        while len(self.works) > keep:
+            directory = self.works.pop()
+            if any(point.startswith(directory + "/") for point in mounts.mount_points()):
+                self.say(f"something is still mounted in {directory}: it is left there")
+                continue
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _group(self, system, steps, result):
         for step in steps:
@@ -94,13 +119,10 @@ class Run:
                 self.say(f"{system.name}: {step.rows[0].title}: {error}")
                 for row in step.rows:
                     result.failed(row, system.name, str(error))
-                # Whatever state it is in: a step that failed is not the next one's burden.
+                # Whatever state it is in, and whatever half of something lies there, is not the next step's burden.
                 self._again(system)
-        try:
-            self.child.call(lambda: _empty(system.point), self.limit)
-        except Failed as error:
-            self.say(f"{system.name}: cannot be emptied: {error}")
-            self._again(system)
+                self._empty(system)
+        self._empty(system)
 
     def _step(self, system, step, result):
         if step.fresh:
@@ -114,6 +136,13 @@ class Run:
         for row in step.rows:
             if row.key in values:
                 result.add(row, system.name, values[row.key])
+
+    def _empty(self, system):
+        try:
+            self.child.call(lambda: _remove_all(system.point), self.limit)
+        except Failed as error:
+            self.say(f"{system.name}: cannot be emptied: {error}")
+            self._again(system)
 
     def _again(self, system):
         try:
@@ -157,7 +186,7 @@ def rotated(systems, by):
     return systems[by:] + systems[:by]
 
 
-def _empty(directory):
+def _remove_all(directory):
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         if os.path.isdir(path) and not os.path.islink(path):
