@@ -114,7 +114,7 @@ def tables(backing):
 def header_lines(whole):
     """What a reader has to know before the figures."""
     lines = [f"{name}: {_plain(value)}" for name, value in whole["header"].items()]
-    lines.append("ratios: more than 1 is better in every row; ↓: less of the unit is better, the ratio is turned round")
+    lines.append("ratios: more than 1 is better in every row; ↓: less of the unit is better, the ratio turned round")
     return lines
 
 
