@@ -7,7 +7,7 @@ from . import report
 
 # Of bars, gaps, and text, in pixels.
 BAR, BAR_GAP, ROW_GAP = 7, 1, 12
-TITLES, PANEL, MARGIN, TOP = 300, 400, 24, 118
+TITLES, PANEL, MARGIN, TOP = 300, 400, 40, 118
 # Two that are not kmsfs may be near one another: they are the background of the picture.
 COLOURS = {  # light, dark
     "kmsfs": ("#1f5fbf", "#6ea8ff"),
@@ -43,11 +43,11 @@ def to_svg(whole):
 
 
 def bounds(whole):
-    """Powers of ten, or halves of them on the left, between which all ratios lie; 1 is always between them."""
+    """Powers of ten, or one half on the left, between which all ratios and goals lie, and 1."""
     ratios = [value for backing in whole["backings"] for row in backing["rows"] for name in row["values"]
               if (value := report.ratio(row, name, report.base_of(backing)))]
     low = min([0.5, *ratios])
-    high = max([2.0, *ratios])
+    high = max([2.0, *ratios, *[row["goal"] or 1 for backing in whole["backings"] for row in backing["rows"]]])
     return 0.5 if low >= 0.5 else 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
 
 
@@ -79,12 +79,22 @@ def _panel(backing, rows, bars, left, row_height, low, high):
             parts.append(f'<rect class={quoteattr(name)} x="{min(x, one):.1f}" y="{y}" height="{BAR}" '
                          f'width="{max(abs(x - one), 1):.1f}"><title>{escape(said)}</title></rect>')
             if name == report.SUBJECT:
-                parts.append(_text(x + (4 if value >= 1 else -4), y + BAR, report.ratio_cell(here[key], name, base),
-                                   "start" if value >= 1 else "end", "small"))
-            goal = here[key]["goal"]
-            if name == report.SUBJECT and goal and low <= goal <= high:
-                at = left + PANEL * place_on(goal, low, high)
-                parts.append(f'<line class="goal" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 2}" y2="{y + BAR + 2}"/>')
+                parts += _subject(here[key], name, base, x, y, lambda at: left + PANEL * place_on(at, low, high))
+    return parts
+
+
+def _subject(row, name, base, x, y, across):
+    """The ratio in figures, and a mark where it should be."""
+    goal, parts = row["goal"], []
+    if x < across(1):
+        parts.append(_text(x - 4, y + BAR, report.ratio_cell(row, name, base), "end", "small"))
+    else:
+        # Not across the mark.
+        beside = max(x, across(goal)) if goal and across(goal) < x + 34 else x
+        parts.append(_text(beside + 4, y + BAR, report.ratio_cell(row, name, base), "start", "small"))
+    if goal:
+        at = across(goal)
+        parts.append(f'<line class="goal" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 2}" y2="{y + BAR + 2}"/>')
     return parts
 
 
