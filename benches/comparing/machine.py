@@ -222,7 +222,8 @@ def commit():
 
 def file_system_of(directory):
     """By its own name: `stat -f` has one for all of ext2, ext3 and ext4."""
-    return run("findmnt", "-n", "-o", "FSTYPE", "-T", directory).strip()
+    # A line for each of several that are mounted over one another; the last is seen.
+    return run("findmnt", "-n", "-o", "FSTYPE", "-T", directory).split()[-1]
 
 
 def package_version(package):

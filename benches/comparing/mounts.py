@@ -70,19 +70,19 @@ class FileSystem:
         run("ls", self.point, timeout=60)
         self.mount_seconds = time.perf_counter() - start
 
-    def end(self):
-        """Unmounted, by force if need be, and the daemon has ended."""
+    def end(self, patience=120):
+        """Unmounted, by force if need be, and the daemon has ended; it may take so many seconds each time it is asked."""
         daemon, self.daemon = self.daemon, None
         for how in (["umount"], ["umount"], ["umount", "-l"]):
             if not is_mounted(self.point):
                 break
             try:
-                run(*how, self.point, timeout=120)
+                run(*how, self.point, timeout=patience)
             except Failed:
                 time.sleep(0.5)
         if daemon is not None:
             try:
-                daemon.wait(60)
+                daemon.wait(patience)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait(10)
@@ -177,7 +177,7 @@ class Raw(FileSystem):
     def mount(self):
         pass
 
-    def end(self):
+    def end(self, patience=120):
         pass
 
 

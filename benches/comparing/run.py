@@ -146,7 +146,8 @@ class Run:
 
     def _again(self, system):
         try:
-            system.end()
+            # Perhaps it hangs.
+            system.end(patience=10)
             system.mount()
         except Failed as error:
             self.say(f"{system.name}: {error}")
