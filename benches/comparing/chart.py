@@ -85,7 +85,7 @@ def _panel(backing, rows, bars, left, row_height, low, high):
 
 def _subject(row, name, base, x, y, across):
     """The ratio in figures, and a mark where it should be."""
-    goal, parts = row["goal"], []
+    goal, parts = report.goal_of(row, base), []
     if x < across(1):
         parts.append(_text(x - 4, y + BAR, report.ratio_cell(row, name, base), "end", "small"))
     else:

@@ -71,7 +71,7 @@ class FileSystem:
         self.mount_seconds = time.perf_counter() - start
 
     def end(self, patience=120):
-        """Unmounted, by force if need be, and the daemon has ended; it may take so many seconds each time it is asked."""
+        """Unmounted, by force if need be, and the daemon has ended; it has so many seconds each time it is asked."""
         daemon, self.daemon = self.daemon, None
         for how in (["umount"], ["umount"], ["umount", "-l"]):
             if not is_mounted(self.point):

@@ -65,6 +65,11 @@ def base_of(backing):
     return BASE if BASE in names else names[0]
 
 
+def goal_of(row, base):
+    """Goals are ratios to gocryptfs: without it there is none."""
+    return row["goal"] if base == BASE else None
+
+
 def number(value):
     """Three digits, as far as they say something."""
     if value is None:
@@ -92,7 +97,7 @@ def below(backing):
     """Rows of kmsfs that are below their goal, or without one below the base: title, ratio, goal."""
     base, found = base_of(backing), []
     for row in backing["rows"]:
-        value, goal = ratio(row, SUBJECT, base), row["goal"] or 1.0
+        value, goal = ratio(row, SUBJECT, base), goal_of(row, base) or 1.0
         if SUBJECT != base and value is not None and value < goal:
             found.append((row["title"], value, goal))
     return found
@@ -105,7 +110,7 @@ def tables(backing):
     medians = [["median (least–greatest)", "unit", *names]]
     for row in backing["rows"]:
         mark = "" if row["more is better"] else " ↓"
-        goal = f"≥ {row['goal']:g}" if row["goal"] else ""
+        goal = f"≥ {goal_of(row, base):g}" if goal_of(row, base) else ""
         ratios.append([row["title"] + mark, *[ratio_cell(row, name, base) for name in names], goal])
         medians.append([row["title"] + mark, row["unit"], *[value_cell(row, name) for name in names]])
     return ratios, medians

@@ -37,7 +37,9 @@ class Reports(unittest.TestCase):
         self.assertIsNone(report.ratio(row({"kmsfs": [0], "gocryptfs": [10]}, more=False), "kmsfs", "gocryptfs"))
 
     def test_without_gocryptfs_the_first_is_the_base(self):
-        self.assertEqual(report.base_of(whole(systems=("kmsfs", "raw"))["backings"][0]), "kmsfs")
+        alone = whole(row({"kmsfs": [15], "raw": [10]}, goal=2.0), systems=("raw", "kmsfs"))["backings"][0]
+        self.assertEqual(report.base_of(alone), "raw")
+        self.assertEqual(report.tables(alone)[0][1], ["a row | of two", "1.00", "1.50", ""])
 
     def test_rows_below_their_goal_or_below_the_base(self):
         rows = [row({"kmsfs": [15], "gocryptfs": [10]}, goal=2.0), row({"kmsfs": [15], "gocryptfs": [10]}),
