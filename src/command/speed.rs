@@ -58,7 +58,7 @@ impl Measure {
         Self { batch: Box::new(batch), took: Vec::new() }
     }
 
-    /// At least one batch, which is not counted: what it finds in no cache is the measure before.
+    /// The first batch is not counted: it brings back into the caches what the measure before has driven out.
     fn run(&mut self, slice: Duration) {
         (self.batch)();
         let start = Instant::now();
