@@ -4,6 +4,7 @@ pub mod exit_code;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -30,6 +31,8 @@ enum Command {
     Info(Info),
     /// Reads a whole volume, verifies it, and says what is wrong; repairs what a crash left; copies out what is readable.
     Check(Check),
+    /// Measures how fast this machine encrypts; needs no volume.
+    Speed(Speed),
 }
 
 /// Which KMS to use. Access key and secret key come from the environment, a file or a systemd credential, never from
@@ -139,6 +142,22 @@ pub struct Check {
     pub fingerprint: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub struct Speed {
+    /// How long to measure, all in all.
+    #[arg(long, default_value = "3", value_parser = measuring_time)]
+    pub seconds: Duration,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Above zero, and at most an hour.
+fn measuring_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|&seconds| seconds > 0.0 && seconds <= 3600.0);
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "not a number of seconds above 0, 3600 at most".to_owned())
+}
+
 /// Parses the arguments and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -147,6 +166,7 @@ pub fn run() -> ExitCode {
         Command::Umount(args) => command::umount::run(&args),
         Command::Info(args) => command::info::run(&args),
         Command::Check(args) => command::check::run(&args),
+        Command::Speed(args) => command::speed::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

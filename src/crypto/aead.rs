@@ -39,6 +39,22 @@ impl Engine {
             Suite::Sm4Gcm => Self::Sm4(Kernel::fastest()),
         }
     }
+
+    /// All that may serve a volume of `suite` on this processor; the oracle may not.
+    pub fn available(suite: Suite) -> Vec<Self> {
+        match suite {
+            Suite::Aes256Gcm => vec![Self::Ring],
+            Suite::Sm4Gcm => Kernel::available().map(Self::Sm4).collect(),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Sm4(kernel) => kernel.name(),
+            Self::Portable => "portable",
+        }
+    }
 }
 
 /// An AEAD key. Its schedule is wiped on drop, in every engine.
