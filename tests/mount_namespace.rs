@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
                 special_files_keep_their_kind,
                 reserved_names_are_refused,
                 a_listing_survives_removal_meanwhile,
+                what_was_only_listed_lives_on,
                 many_threads_in_one_directory,
                 paths_of_4095_bytes,
             ],
@@ -509,6 +510,47 @@ fn plain_names_lie_there_as_they_are(setup: &Setup) {
     symlink("target", m.path("link")).unwrap();
     assert!(m.backing().join("directory/file").is_file());
     assert_eq!(fs::read_link(m.backing().join("link")).unwrap(), Path::new("target"));
+}
+
+/// What the file system knows from a listing alone, and holds no descriptor of, is as alive as what was opened: it can lose
+/// one of its names, move, lie below a directory that moves, and be removed while somebody has it.
+fn what_was_only_listed_lives_on(setup: &Setup) {
+    let mut m = Mounted::new(setup);
+    for dir in ["dir", "dir/inner"] {
+        fs::create_dir(m.path(dir)).unwrap();
+    }
+    for file in ["a1", "a2", "c", "d", "dir/inner/e"] {
+        fs::write(m.path(file), file).unwrap();
+    }
+    fs::hard_link(m.path("a1"), m.path("b1")).unwrap();
+    fs::hard_link(m.path("a2"), m.path("b2")).unwrap();
+    m.remount();
+    for dir in ["", "dir", "dir/inner"] {
+        for entry in fs::read_dir(m.path(dir)).unwrap() {
+            entry.unwrap().metadata().unwrap();
+        }
+    }
+    // Whichever of two names was listed last.
+    for (gone, stays, text) in [("a1", "b1", "a1"), ("b2", "a2", "a2")] {
+        fs::remove_file(m.path(gone)).unwrap();
+        assert_eq!(fs::read_to_string(m.path(stays)).unwrap(), text);
+        assert_eq!(fs::metadata(m.path(stays)).unwrap().nlink(), 1);
+    }
+    fs::rename(m.path("dir"), m.path("moved")).unwrap();
+    assert_eq!(fs::read(m.path("moved/inner/e")).unwrap(), b"dir/inner/e");
+    fs::rename(m.path("moved/inner/e"), m.path("e")).unwrap();
+    assert_eq!(fs::read(m.path("e")).unwrap(), b"dir/inner/e");
+    for (name, remove) in [("c", true), ("d", false)] {
+        let held = rustix::fs::open(m.path(name), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        if remove {
+            fs::remove_file(m.path(name)).unwrap();
+        } else {
+            fs::rename(m.path("e"), m.path(name)).unwrap();
+        }
+        let stat = rustix::fs::fstat(&held).unwrap();
+        assert_eq!((stat.st_nlink, stat.st_size), (0, 1));
+    }
+    assert_eq!(fs::read(m.path("d")).unwrap(), b"dir/inner/e");
 }
 
 /// An empty directory that its owner has no right in can be removed: its mode is changed for a moment to take the

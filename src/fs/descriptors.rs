@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -21,8 +21,8 @@ pub struct Descriptors {
     most: usize,
     /// Inodes in the order in which they got a descriptor or were spared. Some are gone, or hold none any more.
     queue: Mutex<VecDeque<Weak<Inode>>>,
-    /// Some inode has given its descriptor up since the mount began.
-    given_up: AtomicUsize,
+    /// Some inode has, or had at some time, no descriptor.
+    given_up: AtomicBool,
 }
 
 impl Descriptors {
@@ -36,7 +36,7 @@ impl Descriptors {
             held: AtomicUsize::new(0),
             most: most.max(LOOKS),
             queue: Mutex::default(),
-            given_up: AtomicUsize::new(0),
+            given_up: AtomicBool::new(false),
         }
     }
 
@@ -57,13 +57,16 @@ impl Descriptors {
             let Some(candidate) = queue.pop_front() else { return };
             let Some(inode) = candidate.upgrade() else { continue };
             match inode.give_up(at_once) {
-                GaveUp::Yes => {
-                    self.given_up.fetch_add(1, Ordering::Relaxed);
-                }
+                GaveUp::Yes => self.does_without(),
                 GaveUp::Spared => queue.push_back(candidate),
                 GaveUp::HadNone => {}
             }
         }
+    }
+
+    /// An inode begins without a descriptor.
+    pub fn does_without(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     pub fn lost(&self) {
@@ -72,7 +75,7 @@ impl Descriptors {
 
     /// Whether every inode in the table holds its descriptor.
     pub fn all_held(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed) == 0
+        !self.given_up.load(Ordering::Relaxed)
     }
 }
 
@@ -108,7 +111,7 @@ mod tests {
             let dir_fd = root.fd().expect("the root keeps its descriptor");
             let fd = backing::open_entry(dir_fd.as_fd(), &name).expect("opens");
             let stat = backing::stat(fd.as_fd()).expect("stats");
-            all.push((inodes.look_up(&root, &name, fd, &stat).expect("looks up"), stat.st_ino));
+            all.push((inodes.look_up(&root, &name, Some(fd), &stat).expect("looks up"), stat.st_ino));
             assert!(descriptors.held.load(Ordering::Relaxed) <= 64 + 16 + 1, "too many are held");
         }
         for (inode, ino) in &all {

@@ -62,7 +62,7 @@ impl Fs {
             let mut listing = listing;
             let special = matches!(listing.name, b"." | b"..");
             // What can't be looked up any more is listed by name alone.
-            listing.entry = if special { None } else { self.look_up_stored(&dir.inode, stored).ok() };
+            listing.entry = if special { None } else { self.look_up_listed((&dir.inode, dir.fd.as_fd()), stored).ok() };
             let looked_up = listing.entry.as_ref().map(|entry| entry.attr.ino);
             let full = add(listing);
             if full && let Some(ino) = looked_up {

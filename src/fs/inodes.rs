@@ -74,14 +74,14 @@ impl Inode {
     fn new(
         id: u64,
         kind: FileType,
-        fd: Arc<OwnedFd>,
+        fd: Option<Arc<OwnedFd>>,
         correction: Correction,
         descriptors: Arc<Descriptors>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             id,
             kind,
-            fd: Mutex::new(Some(fd)),
+            fd: Mutex::new(fd),
             used: AtomicBool::new(true),
             found: Mutex::default(),
             dead: AtomicBool::new(false),
@@ -177,6 +177,13 @@ impl Inode {
         self.cut_targets.load(Ordering::Relaxed)
     }
 
+    /// Before a name is removed: without a descriptor the inode could not be found any more.
+    pub fn keep_descriptor(&self) {
+        if let Err(e) = self.fd() {
+            tracing::debug!(ino = self.id, "what loses a name cannot be opened: {e}");
+        }
+    }
+
     /// The last name was removed. With a descriptor the inode lives on, as an open file's does.
     pub fn removed(&self) {
         if self.fd.lock().is_none() {
@@ -260,7 +267,7 @@ impl Inodes {
     pub fn with_descriptors(root: OwnedFd, descriptors: Arc<Descriptors>) -> Result<Self> {
         let stat = backing::stat(root.as_fd())?;
         let (root, none) = (Arc::new(root), Correction::default());
-        let inode = Inode::new(ROOT, FileType::Directory, root, none, descriptors.clone());
+        let inode = Inode::new(ROOT, FileType::Directory, Some(root), none, descriptors.clone());
         Ok(Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             root: inode,
@@ -287,8 +294,9 @@ impl Inodes {
         self.shard(id).read().get(&id).map(|known| known.inode.clone())
     }
 
-    /// Counts a look-up of the inode that `fd` refers to and `stat` describes, found as `name` in `dir`.
-    pub fn look_up(&self, dir: &Arc<Inode>, name: &[u8], fd: OwnedFd, stat: &Stat) -> Result<Arc<Inode>> {
+    /// Counts a look-up of the inode that `fd` refers to and `stat` describes, found as `name` in `dir`. Without `fd` it is
+    /// opened when it is wanted.
+    pub fn look_up(&self, dir: &Arc<Inode>, name: &[u8], fd: Option<OwnedFd>, stat: &Stat) -> Result<Arc<Inode>> {
         if stat.st_dev != self.dev {
             return Err(FsError::OtherDevice);
         }
@@ -303,7 +311,9 @@ impl Inodes {
                 let inode = known.inode.clone();
                 drop(shard);
                 inode.moved_to(dir, name);
-                inode.adopt(fd);
+                if let Some(fd) = fd {
+                    inode.adopt(fd);
+                }
                 return Ok(inode);
             }
             Some(dead) => {
@@ -315,11 +325,16 @@ impl Inodes {
         };
         let correction = self.corrections.lock().get(&id).copied().unwrap_or_default();
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let inode = Inode::new(id, kind, Arc::new(fd), correction, self.descriptors.clone());
+        let holds = fd.is_some();
+        let inode = Inode::new(id, kind, fd.map(Arc::new), correction, self.descriptors.clone());
         shard.insert(id, Known { inode: inode.clone(), lookups: lookups + 1 });
         drop(shard);
         inode.moved_to(dir, name);
-        self.descriptors.gained(Arc::downgrade(&inode));
+        if holds {
+            self.descriptors.gained(Arc::downgrade(&inode));
+        } else {
+            self.descriptors.does_without();
+        }
         Ok(inode)
     }
 

@@ -33,7 +33,14 @@ impl Fs {
     pub(super) fn look_up_stored(&self, parent: &Arc<Inode>, stored: &[u8]) -> Result<Entry> {
         let fd = backing::open_entry(parent.fd()?.as_fd(), stored)?;
         let stat = backing::stat(fd.as_fd())?;
-        let inode = self.inodes.look_up(parent, stored, fd, &stat)?;
+        let inode = self.inodes.look_up(parent, stored, Some(fd), &stat)?;
+        Ok(self.entry(&inode, &stat))
+    }
+
+    /// The same for a listing, most of whose entries are not asked for again: none gets a descriptor.
+    pub(super) fn look_up_listed(&self, dir: (&Arc<Inode>, BorrowedFd<'_>), stored: &[u8]) -> Result<Entry> {
+        let stat = backing::stat_entry(dir.1, stored)?;
+        let inode = self.inodes.look_up(dir.0, stored, None, &stat)?;
         Ok(self.entry(&inode, &stat))
     }
 
@@ -197,14 +204,17 @@ impl Fs {
         Ok(())
     }
 
-    /// The inode that is about to lose its last name, if it might have to do without a descriptor then.
+    /// The inode that is about to lose its last name, if it might have to do without a descriptor then. It gets one where
+    /// that can be had: by it, it lives on for who has it, and is found when the name that goes is not its last.
     fn victim(&self, dir: BorrowedFd<'_>, entry: &[u8]) -> Option<Arc<Inode>> {
         if self.inodes.all_held() {
             return None;
         }
         let stat = backing::stat_entry(dir, entry).ok()?;
+        let known = self.inodes.known(&stat)?;
         let last = stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        last.then(|| self.inodes.known(&stat)).flatten()
+        known.keep_descriptor();
+        last.then_some(known)
     }
 
     /// After a rename: where the inode is found from now on.
@@ -245,7 +255,7 @@ impl Fs {
             };
             self.give_to(caller, parent, &fd, mode)?;
             let stat = backing::stat(fd.as_fd())?;
-            let inode = self.inodes.look_up(parent, stored.entry(), fd, &stat)?;
+            let inode = self.inodes.look_up(parent, stored.entry(), Some(fd), &stat)?;
             Ok((self.entry(&inode, &stat), inode))
         };
         match finish() {
