@@ -78,6 +78,8 @@ pub struct KeySettings {
     pub pool_max: Option<usize>,
     /// For `init`; an existing volume has its own.
     pub files_per_data_key: Option<u32>,
+    /// Fetch keys of the files that a scan of a directory will open next.
+    pub prefetch: Option<bool>,
 }
 
 /// Table `[mount]`.
@@ -203,6 +205,7 @@ impl Config {
         config.files_per_data_key = set.files_per_data_key.unwrap_or(config.files_per_data_key);
         if let Some(max_inflight) = self.kms.max_inflight {
             config.pool_inflight = config.pool_inflight.min(max_inflight.div_ceil(2));
+            config.prefetch_inflight = config.prefetch_inflight.min(max_inflight.saturating_mul(3).div_ceil(4));
         }
         config.allowed_key_ids = self.kms.allowed_key_ids.clone();
         Ok(config)
@@ -312,6 +315,7 @@ impl KeySettings {
             pool_target: self.pool_target.or(other.pool_target),
             pool_max: self.pool_max.or(other.pool_max),
             files_per_data_key: self.files_per_data_key.or(other.files_per_data_key),
+            prefetch: self.prefetch.or(other.prefetch),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! kernel serialises changes of one directory for an exclusive mount; the name lock does it for callers without a
 //! kernel in front.
 
+mod ahead;
 pub mod attr;
 mod descriptors;
 pub mod dirs;
@@ -36,6 +37,7 @@ use crate::format::volume::NameMode;
 use crate::keys::Keys;
 use crate::names::Names;
 
+use ahead::Ahead;
 pub use attr::{Attr, Entry, SetAttr, SetTime};
 pub use error::{FsError, Result, Wait};
 use handles::Handles;
@@ -61,6 +63,8 @@ pub struct FsOptions {
     pub read_only: bool,
     /// Objects get the caller's owner: only root can give them away.
     pub change_owner: bool,
+    /// Keys are fetched ahead of who opens one file after another.
+    pub fetch_ahead: bool,
 }
 
 /// Told to make the kernel write back and forget what it caches of an inode.
@@ -77,6 +81,7 @@ pub struct Fs {
     handles: Handles,
     rounds: Rounds,
     name_changes: NameChanges,
+    ahead: Ahead,
     invalidate: OnceLock<Invalidate>,
 }
 
@@ -101,6 +106,7 @@ impl Fs {
             handles: Handles::default(),
             rounds: Rounds::default(),
             name_changes: NameChanges::default(),
+            ahead: Ahead::new(options.fetch_ahead),
             invalidate: OnceLock::new(),
         })
     }

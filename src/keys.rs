@@ -2,7 +2,9 @@
 //!
 //! **Opening.** [`Keys::cached`] answers from memory and never blocks. On a miss the caller moves into a task and awaits
 //! [`Keys::fetch`]: one KMS call serves any number of waiters, runs as a task of its own (a waiter that gives up does not
-//! take it away from the others), and no wait outlasts [`KeysConfig::deadline`].
+//! take it away from the others), and no wait outlasts [`KeysConfig::deadline`]. [`Keys::prefetch`] makes the same call for
+//! nobody, as many at a time as the KMS takes without complaint; that it could not answer one of these is no answer to who
+//! asks for the key itself.
 //!
 //! **Creating.** [`Keys::take_new`] takes from a small pool that is refilled in the background; [`Keys::new_key`] waits
 //! for it.
@@ -18,6 +20,7 @@
 
 mod cache;
 mod error;
+mod pace;
 mod pool;
 mod tasks;
 
@@ -38,7 +41,8 @@ use crate::kms::{KeySpec, Kms, WrappedKey};
 
 pub use error::KeyError;
 
-use cache::{Cache, Fingerprint, Found};
+use cache::{Cache, Fingerprint, Found, Verdict};
+use pace::Pace;
 use pool::{Pool, Take};
 use tasks::{Flight, Refill, fly, generate, sweep_for_ever};
 
@@ -93,7 +97,7 @@ pub struct KeysConfig {
     pub pool_max: usize,
     /// Calls for new keys at the same time, so that they leave room for the opening of files.
     pub pool_inflight: usize,
-    /// Calls under way above which [`Keys::prefetch`] does nothing.
+    /// Calls for old keys, whoever wants them, above which [`Keys::prefetch`] starts none.
     pub prefetch_inflight: usize,
     pub files_per_data_key: u32,
     /// A wrapped key that names another KMS key is refused without asking. `None` allows all. Holds ids, not aliases.
@@ -114,7 +118,7 @@ impl KeysConfig {
             pool_target: 8,
             pool_max: 256,
             pool_inflight: 16,
-            prefetch_inflight: 64,
+            prefetch_inflight: 24,
             files_per_data_key: 1,
             allowed_key_ids: None,
         }
@@ -180,9 +184,29 @@ pub struct Keys {
 
 struct State {
     cache: Cache,
-    flights: HashMap<Fingerprint, Waiting>,
+    flights: HashMap<Fingerprint, UnderWay>,
+    pace: Pace,
     /// Counts the calls of `evict_all`: what was asked before one is not kept after it.
     generation: u64,
+}
+
+/// A call that has not landed.
+struct UnderWay {
+    waiting: Waiting,
+    /// Nobody wanted the key yet when it started.
+    ahead: bool,
+}
+
+/// What [`Keys::prefetch`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefetch {
+    Started,
+    /// The key is in memory, or on its way.
+    There,
+    /// Enough calls are under way; later it may start.
+    Busy,
+    /// No call is made for it: another KMS key's, or refused a moment ago.
+    No,
 }
 
 type FetchResult = Result<Arc<DataKey>, KeyError>;
@@ -208,7 +232,12 @@ impl Keys {
         let keys = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             kms,
-            state: Mutex::new(State { cache: Cache::new(&config), flights: HashMap::new(), generation: 0 }),
+            state: Mutex::new(State {
+                cache: Cache::new(&config),
+                flights: HashMap::new(),
+                pace: Pace::new(config.prefetch_inflight),
+                generation: 0,
+            }),
             pool: Mutex::new(Pool::new(&config)),
             config,
             runtime,
@@ -239,32 +268,56 @@ impl Keys {
         let fingerprint = Fingerprint::of(wrapped);
         let start = self.find_or_start(fingerprint, wrapped);
         let keys = Arc::clone(self);
+        let again = matches!(start, Start::Waiting { ahead: true, .. }).then(|| wrapped.clone());
         async move {
-            let mut waiting = match start {
-                Start::Known(result) => return result,
-                Start::Waiting(waiting) => waiting,
-            };
-            match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
-                Ok(Ok(result)) => result.clone().unwrap_or(Err(KeyError::Stopped)),
-                Ok(Err(_closed)) => Err(KeyError::Stopped),
-                Err(_) => keys.learn(fingerprint, Err(KeyError::TimedOut { after: patience }), None),
+            let mut start = start;
+            loop {
+                let (mut waiting, ahead) = match start {
+                    Start::Known(result) => return result,
+                    Start::Waiting { waiting, ahead } => (waiting, ahead),
+                };
+                let result = match timeout_at(deadline, waiting.wait_for(Option::is_some)).await {
+                    Ok(Ok(result)) => result.clone().unwrap_or(Err(KeyError::Stopped)),
+                    Ok(Err(_closed)) => Err(KeyError::Stopped),
+                    Err(_) => return keys.learn(fingerprint, Err(KeyError::TimedOut { after: patience }), None),
+                };
+                start = match (&result, &again) {
+                    // It began before this wait and without its patience: the KMS is asked for this one's sake.
+                    (Err(error), Some(wrapped)) if ahead && error.verdict() != Verdict::Refused => {
+                        keys.find_or_start(fingerprint, wrapped)
+                    }
+                    _ => return result,
+                };
             }
         }
     }
 
-    /// Starts to fetch a key that will be needed soon. False if it is there already, or if the KMS is busy enough.
-    pub fn prefetch(&self, wrapped: &WrappedKey) -> bool {
+    /// Starts to fetch a key that will be needed soon, if the KMS has room for that. Never blocks.
+    pub fn prefetch(&self, wrapped: &WrappedKey) -> Prefetch {
         if !self.config.allows(&wrapped.key_id) {
-            return false;
+            return Prefetch::No;
         }
         let fingerprint = Fingerprint::of(wrapped);
+        let now = Instant::now();
         {
-            let state = self.state.lock();
-            if state.flights.len() >= self.config.prefetch_inflight || state.cache.holds(&fingerprint, Instant::now()) {
-                return false;
+            let mut state = self.state.lock();
+            if state.cache.holds(&fingerprint, now) || state.flights.contains_key(&fingerprint) {
+                return Prefetch::There;
+            }
+            if state.cache.remembered_error(&fingerprint, now).is_some() {
+                return Prefetch::No;
+            }
+            if state.flights.len() >= self.config.prefetch_inflight || !state.pace.start() {
+                return Prefetch::Busy;
             }
         }
-        self.start_in_background(fingerprint, wrapped)
+        match self.start_in_background(fingerprint, wrapped, true) {
+            true => Prefetch::Started,
+            false => {
+                self.state.lock().pace.lose();
+                Prefetch::There
+            }
+        }
     }
 
     /// A new key if the pool has one. Never blocks; refills the pool in the background.
@@ -348,11 +401,11 @@ impl Keys {
         let key = match found {
             Found::Fresh(key) => key,
             Found::Ageing(key) => {
-                self.start_in_background(fingerprint, wrapped);
+                self.start_in_background(fingerprint, wrapped, false);
                 key
             }
             Found::Offline(key) => {
-                self.start_in_background(fingerprint, wrapped);
+                self.start_in_background(fingerprint, wrapped, false);
                 bump(&self.counters.offline_serves);
                 key
             }
@@ -382,9 +435,9 @@ impl Keys {
         let flight = {
             let mut state = self.state.lock();
             let now = Instant::now();
-            if let Some(waiting) = state.flights.get(&fingerprint) {
+            if let Some(flight) = state.flights.get(&fingerprint) {
                 bump(&self.counters.joined);
-                return Start::Waiting(waiting.clone());
+                return Start::Waiting { waiting: flight.waiting.clone(), ahead: flight.ahead };
             }
             if let Some(error) = state.cache.remembered_error(&fingerprint, now) {
                 bump(&self.counters.negative_hits);
@@ -393,16 +446,16 @@ impl Keys {
             if let Found::Fresh(key) | Found::Ageing(key) | Found::Offline(key) = state.cache.find(&fingerprint, now) {
                 return Start::Known(Ok(key));
             }
-            state.flights.insert(fingerprint, waiting.clone());
-            Flight::new(Arc::clone(self), fingerprint, state.generation)
+            state.flights.insert(fingerprint, UnderWay { waiting: waiting.clone(), ahead: false });
+            Flight::new(Arc::clone(self), fingerprint, state.generation, false)
         };
         // Outside the lock: a runtime that is going down drops the task, and with it the flight, right here.
         self.runtime.spawn(fly(flight, wrapped.clone(), sender));
-        Start::Waiting(waiting)
+        Start::Waiting { waiting, ahead: false }
     }
 
-    /// A call that nobody waits for. False if there is one, or if one failed a moment ago.
-    fn start_in_background(&self, fingerprint: Fingerprint, wrapped: &WrappedKey) -> bool {
+    /// A call that nobody waits for; `ahead` for a key that nobody had. False if there is one, or if one failed a moment ago.
+    fn start_in_background(&self, fingerprint: Fingerprint, wrapped: &WrappedKey, ahead: bool) -> bool {
         let Some(me) = self.me.upgrade() else { return false };
         let (sender, waiting) = watch::channel(None);
         let flight = {
@@ -411,8 +464,8 @@ impl Keys {
             if busy || state.cache.remembered_error(&fingerprint, Instant::now()).is_some() {
                 return false;
             }
-            state.flights.insert(fingerprint, waiting);
-            Flight::new(me, fingerprint, state.generation)
+            state.flights.insert(fingerprint, UnderWay { waiting, ahead });
+            Flight::new(me, fingerprint, state.generation, ahead)
         };
         self.runtime.spawn(fly(flight, wrapped.clone(), sender));
         true
@@ -433,25 +486,35 @@ impl Keys {
         new
     }
 
-    /// Keeps what a call that has landed (it started in the generation `landed`), or a wait in vain (`None`), taught about
-    /// a key. During an outage an old key may be the result.
-    fn learn(&self, fingerprint: Fingerprint, result: FetchResult, landed: Option<u64>) -> FetchResult {
+    /// Keeps what a call that has landed, or a wait in vain (`None`), taught about a key. During an outage an old key may be
+    /// the result.
+    fn learn(&self, fingerprint: Fingerprint, result: FetchResult, landed: Option<Landing>) -> FetchResult {
         let now = Instant::now();
+        let complaints = self.kms.complaints();
         let mut state = self.state.lock();
-        if landed.is_some() {
+        let mut ahead = false;
+        if let Some(landing) = landed {
             // Under the same lock as what follows, so that nobody starts a second call in between.
             state.flights.remove(&fingerprint);
+            ahead = landing.ahead;
+            if ahead {
+                let failed = result.as_ref().is_err_and(|error| error.verdict() == Verdict::Unknown);
+                state.pace.land(complaints, failed);
+            }
         }
         match result {
             Ok(key) => {
                 state.cache.answered();
-                if landed == Some(state.generation) {
+                if landed.is_some_and(|landing| landing.generation == state.generation) {
                     state.cache.put(fingerprint, &key, now);
                 }
                 Ok(key)
             }
             Err(error) => {
-                let until = now + error.remembered_for(self.config.negative_ttl);
+                let until = match error.verdict() {
+                    Verdict::Unknown | Verdict::Failed if ahead => now,
+                    _ => now + error.remembered_for(self.config.negative_ttl),
+                };
                 match state.cache.failed(&fingerprint, &error, error.verdict(), until, now) {
                     Some(key) => {
                         if !key.is_fresh() {
@@ -488,7 +551,14 @@ impl fmt::Debug for Keys {
 
 enum Start {
     Known(FetchResult),
-    Waiting(Waiting),
+    Waiting { waiting: Waiting, ahead: bool },
+}
+
+/// Of a call: the generation in which it started, and whether nobody wanted the key then.
+#[derive(Clone, Copy)]
+struct Landing {
+    generation: u64,
+    ahead: bool,
 }
 
 fn bump(counter: &AtomicU64) {

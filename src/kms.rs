@@ -20,6 +20,7 @@ mod wire;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -60,6 +61,11 @@ pub trait Kms: Send + Sync + 'static {
 
     /// A new KMS key for data keys of `spec`; returns its id. Never retried: a second call would make a second key.
     fn create_key(&self, spec: KeySpec) -> BoxFuture<'_, Result<String, KmsError>>;
+
+    /// Answers since the start by which the service asked for fewer calls, those included that a repetition made good.
+    fn complaints(&self) -> u64 {
+        0
+    }
 }
 
 /// The kind of a data key and of the KMS key that wraps it.
@@ -170,6 +176,7 @@ pub struct CtyunKms {
     limit: Limit,
     retry: RetryPolicy,
     deadline: Duration,
+    complaints: AtomicU64,
 }
 
 impl CtyunKms {
@@ -180,7 +187,7 @@ impl CtyunKms {
         let retry = RetryPolicy { max_attempts: config.max_attempts.max(1), ..RetryPolicy::default() };
         let deadline = config.deadline;
         let credentials = Credentials::new(config.profile, config.access_key, config.secret_key)?;
-        Ok(Self { http, credentials, limit, retry, deadline })
+        Ok(Self { http, credentials, limit, retry, deadline, complaints: AtomicU64::new(0) })
     }
 
     /// The one way to the service: every method of [`Kms`] goes through here.
@@ -194,7 +201,11 @@ impl CtyunKms {
         let _permit = self.limit.enter().await;
         let headers = self.credentials.sign(call, body, Now::from_system_clock())?;
         let (status, answer) = self.http.post(call.api, headers, body.to_owned()).await?;
-        wire::open_envelope(call.api, status, answer)
+        let answer = wire::open_envelope(call.api, status, answer);
+        if answer.as_ref().is_err_and(KmsError::is_throttled) {
+            self.complaints.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
     }
 }
 
@@ -240,6 +251,10 @@ impl Kms for CtyunKms {
             let answer = self.call(wire::create_key(spec)).await?;
             wire::created_key_id(&answer)
         })
+    }
+
+    fn complaints(&self) -> u64 {
+        self.complaints.load(Ordering::Relaxed)
     }
 }
 

@@ -121,6 +121,11 @@ impl KmsSetup {
         Ok(keys)
     }
 
+    /// Whether keys may be fetched before their files are opened.
+    pub fn fetches_ahead(&self) -> bool {
+        self.config.as_ref().and_then(|config| config.keys.prefetch).unwrap_or(true)
+    }
+
     /// What the configuration says of new volumes.
     pub fn files_per_data_key(&self) -> Option<u32> {
         self.config.as_ref().and_then(|config| config.keys.files_per_data_key)

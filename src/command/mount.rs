@@ -95,7 +95,11 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     let redo = Redo::new(root.as_fd(), sessions.crashed()).or_exit(Exit::Volume, "cannot open the volume")?;
     let shared = Arc::new(content::Volume { keys: volume_keys, sessions, redo, durability });
     let keys = Keys::new(kms.kms.clone(), kms.keys_config(&volume)?, kms.runtime.handle().clone());
-    let fs_options = FsOptions { read_only: options.read_only, change_owner: rustix::process::geteuid().is_root() };
+    let fs_options = FsOptions {
+        read_only: options.read_only,
+        change_owner: rustix::process::geteuid().is_root(),
+        fetch_ahead: kms.fetches_ahead(),
+    };
     let fs = Fs::new(shared.clone(), volume.names, volume.name_max, keys.clone(), root, fs_options)
         .or_exit(Exit::Volume, "cannot open the volume")?;
     let fs = Arc::new(fs);
@@ -145,6 +149,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     if !options.read_only {
         keep_durable(&kms, fs.clone());
     }
+    look_ahead(&kms, fs.clone());
     tracing::info!(backing = %args.backing.display(), mountpoint = %serving.mountpoint().display(), "mounted");
     ready.tell();
     end(serving, &fs, kms)
@@ -199,6 +204,24 @@ fn on_signals(kms: &KmsSetup, mountpoint: PathBuf) {
                 tracing::error!(mountpoint = %mountpoint.display(), "asked to end, but the mount is in use: {e}");
                 eprintln!("kmsfs: {} is in use: {e}", mountpoint.display());
             }
+        }
+    });
+}
+
+/// Fetches keys ahead of who reads a tree.
+fn look_ahead(kms: &KmsSetup, fs: Arc<Fs>) {
+    kms.runtime.spawn(async move {
+        let mut again = None;
+        loop {
+            match again {
+                None => fs.wait_to_look_ahead().await,
+                Some(after) => {
+                    let _ = tokio::time::timeout(after, fs.wait_to_look_ahead()).await;
+                }
+            }
+            let fs = fs.clone();
+            // A panic is in the log; the next scan may go well.
+            again = tokio::task::spawn_blocking(move || fs.look_ahead()).await.unwrap_or(None);
         }
     });
 }

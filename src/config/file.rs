@@ -56,6 +56,7 @@ pub(super) struct KeysTable {
     pool_target: Option<usize>,
     pool_max: Option<usize>,
     files_per_data_key: Option<u32>,
+    prefetch: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -79,6 +80,7 @@ impl From<KeysTable> for KeySettings {
             pool_target: table.pool_target,
             pool_max: table.pool_max,
             files_per_data_key: table.files_per_data_key,
+            prefetch: table.prefetch,
         }
     }
 }

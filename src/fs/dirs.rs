@@ -1,6 +1,6 @@
 //! Listing directories.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -31,6 +31,7 @@ impl Fs {
     pub fn opendir(&self, id: u64) -> Result<u64> {
         let inode = self.inode(id)?;
         let fd = backing::open_dir(inode.fd()?.as_fd())?;
+        self.listed(id);
         Ok(self.handles.add_dir(DirHandle { inode, fd, buf: Vec::with_capacity(LIST_BUF).into() }))
     }
 
@@ -82,7 +83,7 @@ impl Fs {
                 b".." if dir.inode.id == ROOT => ROOT,
                 _ => self.inodes.id_of(raw.ino),
             };
-            let name = match self.listed_name(&dir.inode, id.as_ref(), raw.name) {
+            let name = match self.listed_name((dir.inode.id, dir.fd.as_fd()), id.as_ref(), raw.name) {
                 Ok(Some(name)) => name,
                 Ok(None) => return true,
                 Err(e) => {
@@ -96,7 +97,12 @@ impl Fs {
     }
 
     /// The name to show for an entry; `None` for what is not shown.
-    fn listed_name(&self, dir: &super::inodes::Inode, id: Option<&DirId>, entry: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub(super) fn listed_name(
+        &self,
+        (number, dir): (u64, BorrowedFd<'_>),
+        id: Option<&DirId>,
+        entry: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
         if entry == b"." || entry == b".." {
             return Ok(Some(entry.to_vec()));
         }
@@ -105,13 +111,13 @@ impl Fs {
         let whole = match names.listed(entry) {
             Listed::Own => return Ok(None),
             Listed::Stored(whole) => whole,
-            Listed::Long { link } => match backing::read_link(dir.fd()?.as_fd(), &link) {
+            Listed::Long { link } => match backing::read_link(dir, &link) {
                 Ok(whole) if names.long_entry_matches(entry, &whole) => {
                     long = whole;
                     &long[..]
                 }
                 Ok(_) | Err(Errno::NOENT | Errno::INVAL) => {
-                    tracing::warn!(dir = dir.id, stored = %String::from_utf8_lossy(entry), "a long name's link is missing or wrong: the entry is not listed");
+                    tracing::warn!(dir = number, stored = %String::from_utf8_lossy(entry), "a long name's link is missing or wrong: the entry is not listed");
                     return Ok(None);
                 }
                 Err(e) => return Err(e.into()),
@@ -125,7 +131,7 @@ impl Fs {
         match names.reveal(id, entry, whole) {
             Ok(name) => Ok(Some(name)),
             Err(_) => {
-                tracing::warn!(dir = dir.id, stored = %String::from_utf8_lossy(entry), "a foreign entry is not listed: its name is not this volume's");
+                tracing::warn!(dir = number, stored = %String::from_utf8_lossy(entry), "a foreign entry is not listed: its name is not this volume's");
                 Ok(None)
             }
         }

@@ -301,7 +301,7 @@ impl Fs {
     fn existing_name(&self, parent: &Inode, dir: &DirState, name: &[u8]) -> Result<StoredName> {
         let id = match dir.id {
             Some(id) => Some(id),
-            None => self.read_dir_id(parent)?,
+            None => self.read_dir_id(parent.fd()?.as_fd())?,
         };
         self.store_in(id, name)?.ok_or_else(|| Errno::NOENT.into())
     }
@@ -327,7 +327,7 @@ impl Fs {
         if let Some(id) = inode.dir.lock().id {
             return Ok(Some(id));
         }
-        let id = self.read_dir_id(inode)?;
+        let id = self.read_dir_id(inode.fd()?.as_fd())?;
         if id.is_some() {
             let mut dir = inode.dir.lock();
             dir.id = dir.id.or(id);
@@ -335,11 +335,11 @@ impl Fs {
         Ok(id)
     }
 
-    fn read_dir_id(&self, inode: &Inode) -> Result<Option<DirId>> {
+    pub(super) fn read_dir_id(&self, dir: BorrowedFd<'_>) -> Result<Option<DirId>> {
         if self.mode == NameMode::Plain {
             return Ok(None);
         }
-        match backing::read_link(inode.fd()?.as_fd(), MARKER) {
+        match backing::read_link(dir, MARKER) {
             Ok(target) => Ok(Some(self.names().read_marker(&target).map_err(|_| FsError::BadMarker)?)),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::INVAL) => Err(FsError::BadMarker),
@@ -368,7 +368,7 @@ impl Fs {
     }
 
     fn ensure_marker(&self, parent: &Inode, dir: &mut DirState) -> Result<DirId> {
-        if let Some(id) = self.read_dir_id(parent)? {
+        if let Some(id) = self.read_dir_id(parent.fd()?.as_fd())? {
             dir.id = Some(id);
             return Ok(id);
         }
@@ -385,7 +385,7 @@ impl Fs {
             }
             // Somebody else was first: theirs counts.
             Err(Errno::EXIST) => {
-                let id = self.read_dir_id(parent)?.ok_or(FsError::BadMarker)?;
+                let id = self.read_dir_id(parent.fd()?.as_fd())?.ok_or(FsError::BadMarker)?;
                 dir.id = Some(id);
                 Ok(id)
             }

@@ -97,10 +97,11 @@ impl Fs {
                 let wrapped = usable_wrappings(&keyed.header.wrappings)?;
                 let key = match ready {
                     Some(Ready::Fetched(key)) => key.clone(),
-                    _ => wrapped
-                        .iter()
-                        .find_map(|wrapped| self.keys.cached(wrapped))
-                        .ok_or(FsError::Wait(Wait::Fetch(wrapped)))?,
+                    _ => {
+                        let cached = wrapped.iter().find_map(|wrapped| self.keys.cached(wrapped));
+                        self.opened(inode, cached.is_none());
+                        cached.ok_or(FsError::Wait(Wait::Fetch(wrapped)))?
+                    }
                 };
                 let stored = keyed.stored_len;
                 let said = inode.plain_len(stored);

@@ -8,15 +8,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::cache::{Fingerprint, Verdict};
-use super::{FetchResult, KeyError, Keys, NewKey, bump};
+use super::{FetchResult, KeyError, Keys, Landing, NewKey, bump};
 use crate::kms::WrappedKey;
 
 /// A call for one key. If its task is dropped, those who wait get [`KeyError::Stopped`] and the next one starts anew.
 pub(super) struct Flight {
     keys: Arc<Keys>,
     fingerprint: Fingerprint,
-    /// Of the cache, when the call was started.
-    generation: u64,
+    landing: Landing,
     landed: bool,
 }
 
@@ -41,20 +40,24 @@ pub(super) async fn fly(flight: Flight, wrapped: WrappedKey, waiters: watch::Sen
 
 impl Flight {
     /// For a call that stands on the list already.
-    pub(super) fn new(keys: Arc<Keys>, fingerprint: Fingerprint, generation: u64) -> Self {
-        Self { keys, fingerprint, generation, landed: false }
+    pub(super) fn new(keys: Arc<Keys>, fingerprint: Fingerprint, generation: u64, ahead: bool) -> Self {
+        Self { keys, fingerprint, landing: Landing { generation, ahead }, landed: false }
     }
 
     fn land(mut self, result: FetchResult) -> FetchResult {
         self.landed = true;
-        self.keys.learn(self.fingerprint, result, Some(self.generation))
+        self.keys.learn(self.fingerprint, result, Some(self.landing))
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
-            self.keys.state.lock().flights.remove(&self.fingerprint);
+            let mut state = self.keys.state.lock();
+            state.flights.remove(&self.fingerprint);
+            if self.landing.ahead {
+                state.pace.lose();
+            }
         }
     }
 }

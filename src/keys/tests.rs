@@ -19,6 +19,8 @@ enum Mood {
     Slow(Duration),
     Hangs,
     Fails(KmsError),
+    /// When the test says so.
+    FailsLater(Arc<Notify>, KmsError),
     Panics,
     /// Until the test says so.
     Waits(Arc<Notify>),
@@ -34,6 +36,7 @@ struct FakeKms {
     generates: AtomicUsize,
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
+    complaints: AtomicU64,
 }
 
 impl FakeKms {
@@ -57,6 +60,10 @@ impl FakeKms {
             }
             Mood::Hangs => std::future::pending().await,
             Mood::Fails(error) => Err(error.clone()),
+            Mood::FailsLater(notify, error) => {
+                notify.notified().await;
+                Err(error.clone())
+            }
             Mood::Panics => panic!("a KMS client with a bug"),
             Mood::Waits(notify) => {
                 notify.notified().await;
@@ -104,6 +111,10 @@ impl Kms for FakeKms {
     fn create_key(&self, _: KeySpec) -> BoxFuture<'_, Result<String, KmsError>> {
         unreachable!("keys never creates KMS keys")
     }
+
+    fn complaints(&self) -> u64 {
+        self.complaints.load(Ordering::SeqCst)
+    }
 }
 
 /// A key that can be told from others.
@@ -125,6 +136,12 @@ fn denied() -> KmsError {
     error
 }
 
+fn throttled() -> KmsError {
+    let error = KmsError::from(Refusal::new("decrypt", "KMS.0407".into(), "too many".into(), None, 401));
+    assert!(error.is_throttled());
+    error
+}
+
 fn unreachable() -> KmsError {
     KmsError::unreachable("no route")
 }
@@ -137,6 +154,7 @@ fn set_up(change: impl FnOnce(&mut KeysConfig)) -> (Arc<FakeKms>, Arc<Keys>) {
         generates: AtomicUsize::new(0),
         under_way: AtomicUsize::new(0),
         most_under_way: AtomicUsize::new(0),
+        complaints: AtomicU64::new(0),
     });
     let mut config = KeysConfig::new("cmk", KeySpec::Aes256);
     config.idle_ttl = SECOND * 3600;
@@ -332,7 +350,7 @@ async fn foreign_kms_keys_are_refused_without_a_call() {
     let foreign = WrappedKey { key_id: "other".into(), ..wrapped("a") };
     let error = keys.fetch(&foreign).await.expect_err("foreign");
     assert!(matches!(error, KeyError::ForeignKey { .. }) && error.is_denied());
-    assert!(!keys.prefetch(&foreign));
+    assert_eq!(keys.prefetch(&foreign), Prefetch::No);
     assert_eq!(kms.calls().0, 0);
     assert!(keys.fetch(&wrapped("a")).await.is_ok());
     kms.be(Mood::NamesAnotherKey);
@@ -410,11 +428,67 @@ async fn evicting_all_covers_calls_under_way_and_the_pool() {
 async fn prefetching_fills_the_cache_within_its_bound() {
     let (kms, keys) = set_up(|config| config.prefetch_inflight = 3);
     kms.be(Mood::Slow(SECOND));
-    let started: Vec<bool> = (0..5).map(|n| keys.prefetch(&wrapped(&n.to_string()))).collect();
-    assert_eq!(started, [true, true, true, false, false]);
+    use Prefetch::{Busy, Started, There};
+    let did: Vec<Prefetch> = (0..5).map(|n| keys.prefetch(&wrapped(&n.to_string()))).collect();
+    assert_eq!(did, [Started, Started, Started, Busy, Busy]);
+    assert_eq!(keys.prefetch(&wrapped("0")), There, "on its way");
     sleep(SECOND * 2).await;
-    assert!(keys.cached(&wrapped("0")).is_some() && !keys.prefetch(&wrapped("0")));
+    assert!(keys.cached(&wrapped("0")).is_some());
+    assert_eq!(keys.prefetch(&wrapped("0")), There);
     assert_eq!(kms.calls().0, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_that_somebody_waits_for_leave_less_room_for_others() {
+    let (kms, keys) = set_up(|config| config.prefetch_inflight = 3);
+    kms.be(Mood::Slow(SECOND));
+    let waiting: Vec<_> = (0..3).map(|n| keys.fetch(&wrapped(&n.to_string()))).collect();
+    assert_eq!(keys.prefetch(&wrapped("a")), Prefetch::Busy);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    assert_eq!(keys.prefetch(&wrapped("a")), Prefetch::Started);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_ahead_that_fails_is_no_answer_to_who_asks() {
+    let (kms, keys) = set_up(|_| ());
+    kms.next.lock().push_back(Mood::Fails(throttled()));
+    assert_eq!(keys.prefetch(&wrapped("a")), Prefetch::Started);
+    settle().await;
+    assert!(keys.fetch(&wrapped("a")).await.is_ok(), "the failure is not remembered");
+    // Nor for somebody who joined it on its way.
+    let gate = Arc::new(Notify::new());
+    kms.next.lock().extend([Mood::FailsLater(gate.clone(), throttled()), Mood::Answers]);
+    assert_eq!(keys.prefetch(&wrapped("b")), Prefetch::Started);
+    settle().await;
+    let joined = keys.fetch(&wrapped("b"));
+    gate.notify_one();
+    assert!(joined.await.is_ok());
+    // A refusal is one for everybody.
+    kms.next.lock().push_back(Mood::Fails(denied()));
+    assert_eq!(keys.prefetch(&wrapped("c")), Prefetch::Started);
+    settle().await;
+    assert_eq!(keys.prefetch(&wrapped("c")), Prefetch::No);
+    assert!(keys.fetch(&wrapped("c")).await.expect_err("it was refused").is_denied());
+    assert_eq!(kms.calls().0, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_complains_gets_fewer_fetches_ahead() {
+    let (kms, keys) = set_up(|_| ());
+    let ahead = |from: usize| {
+        (from..from + 100).filter(|n| keys.prefetch(&wrapped(&n.to_string())) == Prefetch::Started).count()
+    };
+    kms.be(Mood::Slow(SECOND));
+    assert_eq!(ahead(0), 8);
+    sleep(SECOND * 2).await;
+    assert_eq!(ahead(100), 16);
+    // Somebody's call was refused at first, and a repetition made it good.
+    kms.complaints.fetch_add(1, Ordering::SeqCst);
+    sleep(SECOND * 2).await;
+    assert_eq!(ahead(200), 8);
+    kms.complaints.fetch_add(1, Ordering::SeqCst);
+    sleep(SECOND * 2).await;
+    assert_eq!(ahead(300), 4);
 }
 
 #[tokio::test(start_paused = true)]

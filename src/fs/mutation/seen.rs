@@ -110,7 +110,7 @@ pub fn mount(at: &Path, read_only: bool) -> Result<Arc<Fs>, String> {
     let redo = Redo::new(root.as_fd(), sessions.crashed()).map_err(|e| e.to_string())?;
     let file_keys = rig::keys(keys.suite, claims.files_per_data_key);
     let volume = Arc::new(content::Volume { keys, sessions, redo, durability: Durability::Safe });
-    let options = FsOptions { read_only, change_owner: false };
+    let options = FsOptions { read_only, change_owner: false, fetch_ahead: false };
     let fs = Fs::new(volume.clone(), claims.names, claims.name_max, file_keys, root, options);
     let fs = fs.map_err(|e| e.to_string())?;
     if !read_only {

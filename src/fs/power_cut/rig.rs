@@ -179,7 +179,7 @@ fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
     let root = backing::open_root(at).map_err(|e| e.to_string())?;
     let volume = open_volume(root.as_fd(), setup)?;
     volume.sessions.begin().map_err(|e| e.to_string())?;
-    let options = FsOptions { read_only: false, change_owner: false };
+    let options = FsOptions { read_only: false, change_owner: false, fetch_ahead: true };
     let file_keys = keys(setup.suite, setup.files_per_data_key);
     let fs = Fs::new(volume, setup.names, 255, file_keys, root, options).map_err(|e| e.to_string())?;
     Ok(Arc::new(fs))
