@@ -88,15 +88,18 @@ pub fn runtime() -> tokio::runtime::Handle {
 pub fn keys(suite: Suite, files_per_data_key: u32) -> Arc<Keys> {
     type Caches = HashMap<(&'static str, u32), Arc<Keys>>;
     static KEYS: LazyLock<Mutex<Caches>> = LazyLock::new(Mutex::default);
-    let make = || {
-        let spec = if suite == Suite::Aes256Gcm { KeySpec::Aes256 } else { KeySpec::Sm4_128 };
-        let mut config = KeysConfig::new("cmk", spec);
-        config.key_ttl = Duration::from_secs(3600);
-        config.idle_ttl = Duration::from_secs(3600);
-        config.files_per_data_key = files_per_data_key;
-        Keys::new(Arc::new(InstantKms), config, runtime())
-    };
+    let make = || new_keys(suite, files_per_data_key);
     KEYS.lock().entry((suite.name(), files_per_data_key)).or_insert_with(make).clone()
+}
+
+/// A cache of its own, with no key in it.
+pub fn new_keys(suite: Suite, files_per_data_key: u32) -> Arc<Keys> {
+    let spec = if suite == Suite::Aes256Gcm { KeySpec::Aes256 } else { KeySpec::Sm4_128 };
+    let mut config = KeysConfig::new("cmk", spec);
+    config.key_ttl = Duration::from_secs(3600);
+    config.idle_ttl = Duration::from_secs(3600);
+    config.files_per_data_key = files_per_data_key;
+    Keys::new(Arc::new(InstantKms), config, runtime())
 }
 
 /// How the volume is made and mounted.
@@ -176,11 +179,19 @@ pub fn check_says(at: &Path, setup: &Setup, repair: bool) -> (bool, String) {
 }
 
 fn mount(at: &Path, setup: &Setup) -> std::result::Result<Arc<Fs>, String> {
+    mount_with(at, setup, keys(setup.suite, setup.files_per_data_key), false)
+}
+
+pub fn mount_with(
+    at: &Path,
+    setup: &Setup,
+    file_keys: Arc<Keys>,
+    fetch_ahead: bool,
+) -> std::result::Result<Arc<Fs>, String> {
     let root = backing::open_root(at).map_err(|e| e.to_string())?;
     let volume = open_volume(root.as_fd(), setup)?;
     volume.sessions.begin().map_err(|e| e.to_string())?;
-    let options = FsOptions { read_only: false, change_owner: false, fetch_ahead: true };
-    let file_keys = keys(setup.suite, setup.files_per_data_key);
+    let options = FsOptions { read_only: false, change_owner: false, fetch_ahead };
     let fs = Fs::new(volume, setup.names, 255, file_keys, root, options).map_err(|e| e.to_string())?;
     Ok(Arc::new(fs))
 }
