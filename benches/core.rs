@@ -210,7 +210,7 @@ impl Mounted {
         let redo = Redo::new(root.as_fd(), sessions.crashed()).expect("a descriptor");
         sessions.begin().expect("begins");
         let volume = Arc::new(Volume { keys: volume_keys, sessions, redo, durability });
-        let options = FsOptions { read_only: false, change_owner: false };
+        let options = FsOptions { read_only: false, change_owner: false, fetch_ahead: false };
         let keys = keys_with(suite, 10_000);
         let fs = Fs::new(volume, NameMode::Encrypted, NAME_MAX, keys, root, options).expect("mounts");
         Self { fs, _dir: dir }

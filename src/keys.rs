@@ -42,7 +42,7 @@ use crate::kms::{KeySpec, Kms, WrappedKey};
 pub use error::KeyError;
 
 use cache::{Cache, Fingerprint, Found, Verdict};
-use pace::Pace;
+use pace::{Landed, Pace};
 use pool::{Pool, Take};
 use tasks::{Flight, Refill, fly, generate, sweep_for_ever};
 
@@ -499,7 +499,7 @@ impl Keys {
             ahead = landing.ahead;
             if ahead {
                 let failed = result.as_ref().is_err_and(|error| error.verdict() == Verdict::Unknown);
-                state.pace.land(complaints, failed);
+                state.pace.land(Landed { complaints, failed, took: now - landing.asked_at });
             }
         }
         match result {
@@ -554,11 +554,12 @@ enum Start {
     Waiting { waiting: Waiting, ahead: bool },
 }
 
-/// Of a call: the generation in which it started, and whether nobody wanted the key then.
+/// Of a call: the generation in which it started, whether nobody wanted the key then, and when it was.
 #[derive(Clone, Copy)]
 struct Landing {
     generation: u64,
     ahead: bool,
+    asked_at: Instant,
 }
 
 fn bump(counter: &AtomicU64) {

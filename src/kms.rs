@@ -1,8 +1,8 @@
 //! The key management service: makes data keys and unwraps them.
 //!
 //! [`Kms`] is what the rest of the project asks for, in its own words; [`CtyunKms`] answers it with the CTyun KMS. One
-//! call goes down through the parts like this: `wire` names the path and writes the request, the rate and
-//! concurrency limit lets it pass, `sign` signs it with a fresh date, `http` carries it and reads a bounded answer,
+//! call goes down through the parts like this: `wire` names the path and writes the request, the limit of rate and
+//! concurrency lets it pass (as configured, and as the service's complaints have taught `quota`), `sign` signs it with a fresh date, `http` carries it and reads a bounded answer,
 //! `wire` reads the envelope, [`KmsError`] says what a refusal means, and `retry` asks the error whether to try
 //! again before the deadline.
 //!
@@ -13,6 +13,7 @@
 mod error;
 mod http;
 mod limit;
+mod quota;
 mod retry;
 mod sign;
 mod wire;
@@ -198,12 +199,17 @@ impl CtyunKms {
     }
 
     async fn attempt(&self, call: &Call<'_>, body: &str) -> Result<Answer, KmsError> {
-        let _permit = self.limit.enter().await;
+        let turn = self.limit.enter().await;
         let headers = self.credentials.sign(call, body, Now::from_system_clock())?;
         let (status, answer) = self.http.post(call.api, headers, body.to_owned()).await?;
         let answer = wire::open_envelope(call.api, status, answer);
-        if answer.as_ref().is_err_and(KmsError::is_throttled) {
-            self.complaints.fetch_add(1, Ordering::Relaxed);
+        match &answer {
+            Ok(_) => self.limit.quota.granted(),
+            Err(error) if error.is_throttled() => {
+                self.complaints.fetch_add(1, Ordering::Relaxed);
+                self.limit.quota.complained(turn.asked);
+            }
+            Err(_) => {}
         }
         answer
     }

@@ -41,7 +41,7 @@ pub(super) async fn fly(flight: Flight, wrapped: WrappedKey, waiters: watch::Sen
 impl Flight {
     /// For a call that stands on the list already.
     pub(super) fn new(keys: Arc<Keys>, fingerprint: Fingerprint, generation: u64, ahead: bool) -> Self {
-        Self { keys, fingerprint, landing: Landing { generation, ahead }, landed: false }
+        Self { keys, fingerprint, landing: Landing { generation, ahead, asked_at: Instant::now() }, landed: false }
     }
 
     fn land(mut self, result: FetchResult) -> FetchResult {

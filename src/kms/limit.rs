@@ -1,4 +1,4 @@
-//! How many requests may be under way, and how many may start per second.
+//! How many requests may be under way, and how many may start per second: as configured, and as the service's quota allows.
 
 use std::time::Duration;
 
@@ -6,26 +6,39 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::quota::Quota;
+
 pub(super) struct Limit {
     inflight: Semaphore,
     rate: Option<Rate>,
+    pub(super) quota: Quota,
+}
+
+/// A request that may start; under way until this is dropped.
+pub(super) struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    /// When it asked for its turn.
+    pub(super) asked: Instant,
 }
 
 impl Limit {
     pub(super) fn new(max_inflight: usize, rate: Option<f64>) -> Self {
         let permits = max_inflight.clamp(1, Semaphore::MAX_PERMITS);
         let rate = rate.filter(|rate| rate.is_finite() && *rate > 0.0).map(Rate::new);
-        Self { inflight: Semaphore::new(permits), rate }
+        Self { inflight: Semaphore::new(permits), rate, quota: Quota::default() }
     }
 
-    /// Waits, first come first served, until a request may start; it is under way until the permit is dropped.
-    pub(super) async fn enter(&self) -> SemaphorePermit<'_> {
+    /// Waits, first come first served, until a request may start.
+    pub(super) async fn enter(&self) -> Turn<'_> {
         let permit = self.inflight.acquire().await.expect("the semaphore is never closed");
         // The turn is taken while the permit is held, so callers that give up leave at most `max_inflight` unused turns.
-        if let Some(rate) = &self.rate {
-            tokio::time::sleep_until(rate.next_turn()).await;
+        let asked = Instant::now();
+        let turn = self.quota.next_turn();
+        let turn = self.rate.as_ref().map_or(turn, |rate| rate.next_turn().max(turn));
+        if turn > asked {
+            tokio::time::sleep_until(turn).await;
         }
-        permit
+        Turn { _permit: permit, asked }
     }
 }
 

@@ -1,4 +1,6 @@
 //! Tries again what may be tried again, within the deadline. Asks the error, never the status.
+//!
+//! That the service asks for fewer calls is no failed attempt: such a call waits for its turn, until the deadline.
 
 use std::future::Future;
 use std::time::Duration;
@@ -35,14 +37,19 @@ impl RetryPolicy {
         let start = Instant::now();
         let mut last: Option<KmsError> = None;
         let mut fresh_date_tried = false;
+        let mut attempts = 0;
         for number in 1.. {
             let error = match timeout_at(deadline, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => error,
                 Err(_) => return Err(last.unwrap_or(KmsError::TimedOut { after: start.elapsed() })),
             };
+            let throttled = error.is_throttled();
+            attempts += u32::from(!throttled);
             let wait = match error.retry() {
-                _ if !repeatable || number >= self.max_attempts => return Err(error),
+                _ if !repeatable || attempts >= self.max_attempts => return Err(error),
+                // The limit knows when its turn is.
+                Retry::Backoff if throttled => self.wait_before(1),
                 Retry::Final => return Err(error),
                 Retry::FreshDate if fresh_date_tried => return Err(error),
                 Retry::FreshDate => {
@@ -106,13 +113,25 @@ mod tests {
         assert_eq!(attempts(refused("KMS.0402", 401), true).await.0, 1);
         assert_eq!(attempts(refused("KMS.0404", 401), true).await.0, 2);
         assert_eq!(attempts(refused("KMS.0403", 401), true).await.0, 2);
-        assert_eq!(attempts(refused("kms.0407", 401), true).await.0, 4);
         assert_eq!(attempts(refused("KMS.0512", 500), true).await.0, 4);
         assert_eq!(attempts(refused("KMS.0504", 500), true).await.0, 1);
         assert_eq!(attempts(refused("KMS.0513", 500), true).await.0, 1);
         assert_eq!(attempts(refused("KMS.0514", 500), true).await.0, 1);
         assert_eq!(attempts(KmsError::unreachable("refused"), true).await.0, 4);
         assert_eq!(attempts(KmsError::bad_response("html"), true).await.0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_call_waits_until_the_deadline() {
+        let start = Instant::now();
+        let (calls, error) = attempts(refused("kms.0407", 401), true).await;
+        assert!(
+            error.is_throttled() && start.elapsed() >= Duration::from_secs(59),
+            "{error} after {:?}",
+            start.elapsed()
+        );
+        assert!((300..3000).contains(&calls), "{calls} calls, with a mean of 100 ms between them");
+        assert_eq!(attempts(refused("kms.0407", 401), false).await.0, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -283,14 +283,25 @@ async fn passing_trouble_is_tried_again() {
 
 #[tokio::test]
 async fn lasting_trouble_ends_with_its_own_error() {
-    let (error, calls) = decrypt_error([refusal(401, "kms.0407")]).await;
-    assert!(error.is_throttled() && calls == 4, "{error} after {calls}");
     let (error, calls) = decrypt_error([refusal(401, "KMS.0404")]).await;
     assert!(error.is_clock_skew() && calls == 2, "{error} after {calls}");
     let (error, calls) = decrypt_error([Step::Answer(503, String::new())]).await;
     assert!(error.is_unreachable() && calls == 4, "{error} after {calls}");
     let (error, _) = decrypt_error([Step::Drop]).await;
     assert!(matches!(error, KmsError::Transport { .. }), "{error}");
+}
+
+/// Calls that the quota does not allow yet come later; none is lost among the others that are refused.
+#[tokio::test]
+async fn a_throttled_call_has_its_turn_within_the_deadline() {
+    let steps: Vec<Step> = (0..9).map(|_| refusal(401, "kms.0407")).chain([key_answer()]).collect();
+    let server = Server::start(steps).await;
+    assert_eq!(server.client().decrypt(&wrapped(), 32).await.expect("the tenth succeeds"), expected_key());
+    let server = Server::start([refusal(401, "kms.0407")]).await;
+    let client = server.client_with(|config| config.deadline = Duration::from_millis(500));
+    let error = client.decrypt(&wrapped(), 32).await.expect_err("always too many");
+    assert!(error.is_throttled() && server.seen().len() > 4, "{error} after {}", server.seen().len());
+    assert_eq!(client.complaints(), server.seen().len() as u64);
 }
 
 #[tokio::test]
