@@ -1,7 +1,8 @@
 //! The quota of the service, which it tells only by its complaints.
 //!
 //! Until the first complaint requests start when they like. A complaint sets the rate to what the service has granted in
-//! the last second; without another it grows again, slowly at first. So calls wait here for their turn, where they are
+//! the last second; without another it grows again, slowly at first. Quotas are counted by the second: within one
+//! the service may refuse all that is left, however slowly it comes, so complaints count once in that time. So calls wait here for their turn, where they are
 //! first come first served, rather than to be refused and to come back in any order.
 
 use std::time::Duration;
@@ -19,10 +20,12 @@ const LEAST: f64 = 2.0;
 /// What is faster is no limit.
 const MOST: f64 = 20_000.0;
 /// Of a rate, by one complaint: at least the first remains, at most the second.
-const CUT: (f64, f64) = (0.5, 0.9);
+const CUT: (f64, f64) = (0.5, 0.95);
+/// Complaints of this time are one.
+const ONE: Duration = Duration::from_secs(1);
 /// Growth a second: while the last complaint is near, and after [`CALM`].
 const GROWTH: (f64, f64) = (0.03, 0.5);
-const CALM: Duration = Duration::from_secs(10);
+const CALM: Duration = Duration::from_secs(4);
 /// What may start at once after a pause.
 const BURST: Duration = Duration::from_millis(50);
 
@@ -71,8 +74,7 @@ impl Quota {
     /// The service asks for fewer requests, in its answer to one that took its turn at `asked`.
     pub(super) fn complained(&self, asked: Instant) {
         let (now, mut state) = (Instant::now(), self.0.lock());
-        if state.rate.is_some() && asked <= state.complained {
-            // Of the same crowd as the last complaint.
+        if state.rate.is_some() && asked < state.complained + ONE {
             return;
         }
         state.grow(now);
@@ -115,24 +117,31 @@ mod tests {
 
     use super::*;
 
-    /// A service with a quota: a bucket that holds a second's worth.
+    /// A service with a quota: a bucket that holds a second's worth, filled bit by bit or at once each second.
     struct Service {
         per_second: f64,
+        at_once: bool,
         tokens: f64,
         filled: Instant,
         refused: u32,
     }
 
     impl Service {
-        fn new(per_second: f64) -> Self {
-            Self { per_second, tokens: per_second, filled: Instant::now(), refused: 0 }
+        fn new(per_second: f64, at_once: bool) -> Self {
+            Self { per_second, at_once, tokens: per_second, filled: Instant::now(), refused: 0 }
         }
 
         fn ask(&mut self) -> bool {
             let now = Instant::now();
-            let filled = now.duration_since(self.filled).as_secs_f64() * self.per_second;
-            self.tokens = (self.tokens + filled).min(self.per_second);
-            self.filled = now;
+            let passed = now.duration_since(self.filled);
+            match self.at_once {
+                true if passed < Duration::from_secs(1) => {}
+                true => (self.tokens, self.filled) = (self.per_second, now),
+                false => {
+                    self.tokens = (self.tokens + passed.as_secs_f64() * self.per_second).min(self.per_second);
+                    self.filled = now;
+                }
+            }
             let granted = self.tokens >= 1.0;
             self.tokens -= f64::from(u8::from(granted));
             self.refused += u32::from(!granted);
@@ -169,14 +178,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_settles_a_little_below_what_is_granted() {
-        for per_second in [20.0, 100.0, 750.0] {
-            let (quota, mut service) = (Quota::default(), Service::new(per_second));
-            ask_for(&quota, &mut service, Duration::from_secs(5)).await;
+        for (per_second, at_once) in [(20.0, false), (100.0, false), (100.0, true), (750.0, false), (750.0, true)] {
+            let (quota, mut service) = (Quota::default(), Service::new(per_second, at_once));
+            let early = f64::from(ask_for(&quota, &mut service, Duration::from_secs(5)).await);
+            assert!(early > 0.8 * 5.0 * per_second, "{early} of {per_second} a second, {at_once}");
             service.refused = 0;
             let granted = f64::from(ask_for(&quota, &mut service, Duration::from_secs(60)).await);
             let refused = f64::from(service.refused);
-            assert!(granted > 0.85 * 60.0 * per_second, "{granted} of {per_second} a second");
-            assert!(refused < 0.02 * granted, "{refused} of {granted} refused");
+            assert!(granted > 0.9 * 60.0 * per_second, "{granted} of {per_second} a second, {at_once}");
+            assert!(refused < 0.05 * granted, "{refused} of {granted} refused, {at_once}");
         }
     }
 
@@ -185,12 +195,15 @@ mod tests {
         let quota = Quota::default();
         (0..100).for_each(|_| quota.granted());
         let asked = Instant::now();
-        advance(Duration::from_millis(10)).await;
         for _ in 0..30 {
+            advance(Duration::from_millis(1)).await;
             quota.complained(asked);
+            quota.complained(Instant::now());
         }
-        let first = quota.next_turn();
-        assert_eq!(first.duration_since(Instant::now()), Duration::from_millis(10), "100 a second, as was granted");
+        advance(Duration::from_millis(10)).await;
+        let turns: Vec<Instant> = (0..40).map(|_| quota.next_turn()).collect();
+        let time = turns[30].duration_since(turns[20]).as_secs_f64();
+        assert!((0.095..=0.1001).contains(&time), "{time} s for ten: 100 a second, as was granted");
     }
 
     #[tokio::test(start_paused = true)]
