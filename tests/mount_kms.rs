@@ -39,6 +39,11 @@ fn main() -> std::process::ExitCode {
         )
         .on(&ALL, bodies![names_never_wait_for_the_kms])
         .on(&[AES], bodies![one_call_for_many_readers, before_the_mount, many_files_and_a_slow_kms])
+        .on(
+            &[AES],
+            bodies![keys_are_fetched_ahead_of_a_reader, no_key_is_fetched_ahead_where_that_is_off, trouble_amid_a_scan],
+        )
+        .on(&[AES], bodies![a_quota_delays_readers_and_fails_none])
         .run()
 }
 
@@ -329,6 +334,77 @@ fn many_files_and_a_slow_kms(setup: &Setup) {
                 });
             }
         });
+    });
+}
+
+/// A mount with `count` files, named in their order, whose keys nobody holds.
+fn with_cold_files(setup: &Setup, config: &str, count: u64) -> Mounted {
+    let mut m = Mounted::with_config(setup, config);
+    for i in 0..count {
+        fs::write(m.path(format!("{i:04}")), pattern(i, 3000)).unwrap();
+    }
+    m.remount();
+    m.kms().reset_calls();
+    m
+}
+
+fn keys_are_fetched_ahead_of_a_reader(setup: &Setup) {
+    let m = with_cold_files(setup, "", 200);
+    for i in 0..3u64 {
+        assert!(fs::read(m.path(format!("{i:04}"))).unwrap() == pattern(i, 3000));
+    }
+    common::wait_until("keys of files that are not open", PATIENCE, || m.kms().calls("decrypt") >= 10);
+    assert!(m.kms().calls("decrypt") < 40, "but not of all");
+    for i in 3..200u64 {
+        assert!(fs::read(m.path(format!("{i:04}"))).unwrap() == pattern(i, 3000));
+    }
+    assert_eq!(m.kms().calls("decrypt"), 200, "each once");
+}
+
+fn no_key_is_fetched_ahead_where_that_is_off(setup: &Setup) {
+    let m = with_cold_files(setup, "[keys]\nprefetch = false\n", 60);
+    for i in 0..60u64 {
+        assert!(fs::read(m.path(format!("{i:04}"))).unwrap() == pattern(i, 3000));
+        assert_eq!(m.kms().calls("decrypt"), i + 1);
+    }
+}
+
+/// What was fetched ahead in vain is no answer to who opens the file later.
+fn trouble_amid_a_scan(setup: &Setup) {
+    let m = with_cold_files(setup, IMPATIENT, 300);
+    let read = |range: std::ops::Range<u64>| {
+        for i in range {
+            assert!(fs::read(m.path(format!("{i:04}"))).unwrap() == pattern(i, 3000), "{i}");
+        }
+    };
+    read(0..20);
+    m.kms().inject(for_ever("decrypt", FaultKind::Hang));
+    let failed = (20..300).find(|i| read_errno(&m, &format!("{i:04}")) != 0);
+    assert!(failed.is_some(), "not all keys were fetched ahead");
+    m.kms().clear_faults();
+    read(20..100);
+    m.kms().set_quota(Some(0));
+    let failed = (100..300).find(|i| read_errno(&m, &format!("{i:04}")) != 0);
+    assert!(failed.is_some());
+    m.kms().set_quota(None);
+    common::wait_until("the quota is over", PATIENCE, || fs::read(m.path("0299")).is_ok());
+    read(100..300);
+}
+
+fn a_quota_delays_readers_and_fails_none(setup: &Setup) {
+    let m = with_cold_files(setup, "", 150);
+    m.kms().set_quota(Some(40));
+    let m = &m;
+    std::thread::scope(|scope| {
+        for thread in 0..16u64 {
+            scope.spawn(move || {
+                for i in (thread..150).step_by(16) {
+                    // Far from each other, so that no scan is seen.
+                    let i = i * 67 % 150;
+                    assert!(fs::read(m.path(format!("{i:04}"))).unwrap() == pattern(i, 3000));
+                }
+            });
+        }
     });
 }
 

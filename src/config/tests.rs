@@ -62,6 +62,20 @@ fn without_anything_the_defaults_hold_and_what_is_missing_is_told() {
 }
 
 #[test]
+fn the_room_for_calls_bounds_those_that_nobody_waits_for() {
+    let bench = Bench::new();
+    let of = |text: &str| {
+        bench.write(HOME, text, 0o644);
+        let config = bench.load(Overrides::default()).expect("is sound");
+        let keys = config.keys_config("id", KeySpec::Aes256).expect("is sound");
+        (config.keys.prefetch, keys.pool_inflight, keys.prefetch_inflight)
+    };
+    assert_eq!(of(""), (None, 16, 24));
+    assert_eq!(of("[kms]\nmax_inflight = 4\n[keys]\nprefetch = false"), (Some(false), 2, 3));
+    assert_eq!(of("[kms]\nmax_inflight = 1\n[keys]\nprefetch = true"), (Some(true), 1, 1));
+}
+
+#[test]
 fn command_line_wins_over_environment_over_file() {
     let bench = Bench::new().set("KMSFS_KMS_ENDPOINT", "https://environment").set("KMSFS_KMS_KEY_ID", "environment");
     bench.write(

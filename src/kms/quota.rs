@@ -223,7 +223,7 @@ mod tests {
         let quota = Quota::default();
         (0..100).for_each(|_| quota.granted());
         quota.complained(Instant::now());
-        advance(Duration::from_secs(5)).await;
+        advance(Duration::from_secs(3)).await;
         let at_once = (0..100).filter(|_| quota.next_turn() == Instant::now()).count();
         assert!((4..=8).contains(&at_once), "{at_once}: 50 ms of about 100 a second");
     }
