@@ -5,6 +5,7 @@
 
 pub mod aead;
 pub mod derive;
+pub mod hands;
 pub mod random;
 pub mod secret;
 pub mod siv;

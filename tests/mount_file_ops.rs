@@ -33,6 +33,7 @@ const SIZES: [usize; 15] = [
 fn main() -> std::process::ExitCode {
     Suite::default()
         .on(&ALL, bodies![what_was_written_is_read, unlinked_files_live_until_closed])
+        .on(&[common::SM4], bodies![slow_engines_share_large_requests])
         .on(
             &SUITES,
             bodies![
@@ -80,6 +81,37 @@ fn what_was_written_is_read(setup: &Setup) {
             }
         }
         m.remount();
+    }
+}
+
+/// Requests that take long are computed in parts, on whatever cores are idle: the same bytes, and the same stored format.
+fn slow_engines_share_large_requests(setup: &Setup) {
+    let mut m = Mounted::unmounted(setup, "");
+    let slow = vec![("KMSFS_SM4_KERNEL", "bitsliced")];
+    for (first, second) in [(slow.clone(), vec![]), (vec![], slow)] {
+        m.environment = first;
+        m.mount();
+        // Single streams and several at a time; the last ends inside a block.
+        std::thread::scope(|scope| {
+            for i in 0..3u64 {
+                let path = m.path(format!("file-{i}"));
+                scope.spawn(move || fs::write(path, pattern(i, 5_000_000)).unwrap());
+            }
+        });
+        let file = open_rw(&m.path("file-0"));
+        file.write_all_at(&pattern(7, 2_000_000), 1_000_001).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        m.unmount();
+        m.environment = second;
+        m.mount();
+        let mut expected = pattern(0, 5_000_000);
+        expected[1_000_001..3_000_001].copy_from_slice(&pattern(7, 2_000_000));
+        assert!(fs::read(m.path("file-0")).unwrap() == expected);
+        for i in 1..3u64 {
+            assert!(fs::read(m.path(format!("file-{i}"))).unwrap() == pattern(i, 5_000_000));
+        }
+        m.unmount();
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use crate::crypto::aead::Tag;
+use crate::crypto::hands;
 use crate::durable::redo::Place;
 use crate::format::block::{Kind, VERSION_LEN};
 use crate::format::layout::SLOT_LEN;
@@ -88,13 +90,27 @@ impl Content {
         let mut nonces = Nonces::for_request();
         let all = off / BLOCK;
         let buf = scratch.sealed((blocks(end) - all) as usize * BLOCK_LEN);
-        let mut versions = Vec::with_capacity(guesses.len());
-        for (block, seq) in full.zip(guesses) {
-            let meta = Meta { epoch: keys.epoch, kind: Kind::Data, seq };
-            let page = &mut buf[(block - all) as usize * BLOCK_LEN..][..BLOCK_LEN];
-            page.copy_from_slice(&data[(block * BLOCK - off) as usize..][..BLOCK_LEN]);
-            versions.push(block::seal_block(&key, block, meta, &mut nonces, page));
-        }
+        let buf = &mut buf[(first - all) as usize * BLOCK_LEN..][..guesses.len() * BLOCK_LEN];
+        let data = &data[(first * BLOCK - off) as usize..][..buf.len()];
+        let meta = |seq| Meta { epoch: keys.epoch, kind: Kind::Data, seq };
+        let unsealed = |seq| Version { nonce: nonces.take(), tag: Tag::default(), meta: meta(seq) };
+        let mut versions: Vec<Version> = guesses.into_iter().map(unsealed).collect();
+        let all = &mut versions[..];
+        hands::share(
+            key.block_time() * all.len() as u32,
+            |parts| {
+                let each = all.len().div_ceil(parts);
+                let pages = buf.chunks_mut(each * BLOCK_LEN).zip(data.chunks(each * BLOCK_LEN));
+                (first..).step_by(each).zip(all.chunks_mut(each).zip(pages)).collect()
+            },
+            |(first, (versions, (buf, data)))| {
+                let pages = buf.chunks_exact_mut(BLOCK_LEN).zip(data.chunks_exact(BLOCK_LEN));
+                for ((block, version), (page, data)) in (first..).zip(versions).zip(pages) {
+                    page.copy_from_slice(data);
+                    *version = block::seal_with(&key, block, version.meta, version.nonce, page);
+                }
+            },
+        );
         Some(Sealed { first, versions })
     }
 

@@ -167,7 +167,11 @@ fn aad(block: u64, meta: Meta) -> [u8; 12] {
 
 /// Seals a whole block in place.
 pub fn seal_block(key: &AeadKey, block: u64, meta: Meta, nonces: &mut Nonces, data: &mut [u8]) -> Version {
-    let nonce = nonces.take();
+    seal_with(key, block, meta, nonces.take(), data)
+}
+
+/// Seals a whole block in place. `nonce` was taken for it from the request's [`Nonces`] **and for nothing else**.
+pub fn seal_with(key: &AeadKey, block: u64, meta: Meta, nonce: NonceBytes, data: &mut [u8]) -> Version {
     let tag = key.seal(&nonce, &aad(block, meta), data);
     Version { nonce, tag, meta }
 }

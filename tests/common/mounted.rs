@@ -22,6 +22,8 @@ pub struct Mounted {
     daemon: Option<Child>,
     /// Set where a test leaves the daemon in a state that the last check can't judge.
     unchecked: bool,
+    /// What the commands see besides.
+    pub environment: Vec<(&'static str, &'static str)>,
 }
 
 /// The binary under test, in a world of its own: nothing of the user's configuration reaches it.
@@ -75,6 +77,7 @@ impl Mounted {
             config: config.to_owned(),
             daemon: None,
             unchecked: false,
+            environment: Vec::new(),
         };
         let mut init = new.command();
         init.arg("init").arg(&new.backing).args(["--suite", setup.suite]);
@@ -92,6 +95,7 @@ impl Mounted {
     /// The binary with this volume's KMS in its environment.
     pub fn command(&self) -> Command {
         let mut command = kmsfs(self.dir.path());
+        command.envs(self.environment.iter().copied());
         if let Some(kms) = &self.kms {
             let credential = kms.credential();
             command
