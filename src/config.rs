@@ -88,6 +88,8 @@ pub struct MountSettings {
     pub durability: Option<Durability>,
     /// Threads that serve FUSE requests.
     pub fuse_loops: Option<usize>,
+    /// Requests come over io_uring.
+    pub io_uring: Option<bool>,
     pub allow_other: Option<bool>,
 }
 
@@ -325,6 +327,7 @@ impl MountSettings {
         Self {
             durability: self.durability.or(other.durability),
             fuse_loops: self.fuse_loops.or(other.fuse_loops),
+            io_uring: self.io_uring.or(other.io_uring),
             allow_other: self.allow_other.or(other.allow_other),
         }
     }

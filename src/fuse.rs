@@ -1,53 +1,40 @@
 //! The FUSE adapter: decode, call [`crate::fs`], reply. One short method a request.
 //!
-//! An operation that needs a key which is not at hand moves, reply and all, into a task: no loop waits for the network.
-//! A panic in an operation becomes EIO for its caller and a line in the log.
+//! Requests come over `/dev/fuse` ([`device`]) or over io_uring ([`uring`]); both hand them to [`Adapter::handle`]. The
+//! protocol itself is in [`abi`]. An operation that needs a key which is not at hand moves, reply and all, into a task: no
+//! loop waits for the network. A panic in an operation becomes EIO for its caller and a line in the log.
 
+mod abi;
 mod convert;
+mod device;
+mod reply;
+mod request;
 pub mod session;
+mod uring;
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
-};
 use tokio::runtime::Handle;
 
-use crate::fs::dirs::Listing;
 use crate::fs::file_ops::{Allocate, WriteHow};
-use crate::fs::{Entry, Fs, FsError, Ready, Result, SetAttr, SetTime, Wait};
+use crate::fs::{Fs, FsError, Ready, Result, SetAttr, SetTime, Wait};
 
-use convert::{caller, file_attr, file_type, name_only, set_time};
+use abi::{FOPEN_KEEP_CACHE, op};
+use convert::{caller, set_attr};
+use reply::{List, Reply, Sink};
+use request::{Malformed, Request};
 
-/// Nobody else changes the backing of an exclusive mount: what the kernel knows stays true.
-const TTL: Duration = Duration::from_secs(24 * 3600);
 /// How often an operation is tried again after a wait: one is enough unless something else changed in between.
 const TRIES: usize = 4;
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
-/// What the kernel is asked for, one at a time: a refusal of one is logged and no reason to do without the others.
-const CAPABILITIES: [(InitFlags, &str); 9] = [
-    (InitFlags::FUSE_WRITEBACK_CACHE, "WRITEBACK_CACHE"),
-    (InitFlags::FUSE_PARALLEL_DIROPS, "PARALLEL_DIROPS"),
-    (InitFlags::FUSE_DO_READDIRPLUS, "DO_READDIRPLUS"),
-    (InitFlags::FUSE_READDIRPLUS_AUTO, "READDIRPLUS_AUTO"),
-    (InitFlags::FUSE_ASYNC_DIO, "ASYNC_DIO"),
-    (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "DIRECT_IO_ALLOW_MMAP"),
-    (InitFlags::FUSE_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2"),
-    (InitFlags::FUSE_POSIX_ACL, "POSIX_ACL"),
-    (InitFlags::FUSE_CACHE_SYMLINKS, "CACHE_SYMLINKS"),
-];
+type Decoded = std::result::Result<(), Malformed>;
 
 /// A mounted volume, as the kernel sees it.
+#[derive(Clone)]
 pub struct Adapter {
     fs: Arc<Fs>,
     runtime: Handle,
@@ -59,12 +46,12 @@ impl Adapter {
     }
 
     /// Calls `op`, whose name and inode go to the log if it fails.
-    fn call<T>(&self, name: &'static str, ino: INodeNo, op: impl FnOnce(&Fs) -> Result<T>) -> Result<T> {
+    fn call<T>(&self, name: &'static str, ino: u64, op: impl FnOnce(&Fs) -> Result<T>) -> Result<T> {
         logged(&self.fs, name, ino, guard(|| op(&self.fs)))
     }
 
     /// Calls `op` and hands its result to `reply`: here, or from a task after a wait.
-    fn answer<T, O, R>(&self, name: &'static str, ino: INodeNo, op: O, reply: R)
+    fn answer<T, O, R>(&self, name: &'static str, ino: u64, op: O, reply: R)
     where
         T: Send + 'static,
         O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
@@ -76,7 +63,7 @@ impl Adapter {
         }
     }
 
-    fn defer<T, O, R>(&self, name: &'static str, ino: INodeNo, wait: Wait, op: O, reply: R)
+    fn defer<T, O, R>(&self, name: &'static str, ino: u64, wait: Wait, op: O, reply: R)
     where
         T: Send + 'static,
         O: Fn(&Fs, Option<&Ready>) -> Result<T> + Send + Sync + 'static,
@@ -109,432 +96,359 @@ fn guard<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Logs what the application can't know from the errno, with the stored path of the inode.
-fn logged<T>(fs: &Fs, name: &'static str, ino: INodeNo, done: Result<T>) -> Result<T> {
+fn logged<T>(fs: &Fs, name: &'static str, ino: u64, done: Result<T>) -> Result<T> {
     if let Err(e) = &done {
-        e.log(name, ino.0, || fs.stored_path(ino.0));
+        e.log(name, ino, || fs.stored_path(ino));
     }
     done
 }
 
-fn errno(e: &FsError) -> Errno {
-    Errno::from_i32(e.errno())
+/// A listing is built in memory that the thread keeps.
+fn with_list<R>(room: u32, f: impl FnOnce(&mut List) -> R) -> R {
+    thread_local!(static LIST: RefCell<List> = RefCell::default());
+    LIST.with_borrow_mut(|list| {
+        list.clear(room.min(MAX_WRITE) as usize);
+        f(list)
+    })
 }
 
-fn reply_entry(reply: ReplyEntry, entry: Result<Entry>) {
-    match entry {
-        Ok(entry) => reply.entry(&TTL, &file_attr(&entry.attr), Generation(entry.generation)),
-        Err(e) => reply.error(errno(&e)),
+impl Adapter {
+    /// Carries out one request; its answer goes to `sink`, perhaps later.
+    fn handle(&self, request: Request<'_>, sink: Sink) {
+        let (ino, opcode) = (request.header.nodeid, request.header.opcode);
+        // What is not answered in there is answered EIO as its reply is dropped.
+        match catch_unwind(AssertUnwindSafe(|| self.dispatch(request, sink))) {
+            Ok(Ok(())) => {}
+            Ok(Err(Malformed)) => tracing::error!(ino, opcode, "the kernel's request has another form than it should"),
+            Err(_) => tracing::error!(ino, opcode, "a bug: a request panicked"),
+        }
     }
-}
 
-fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for (flag, name) in CAPABILITIES {
-            if config.add_capabilities(flag).is_err() {
-                tracing::info!("this kernel does not offer FUSE {name}");
+    fn dispatch(&self, request: Request<'_>, sink: Sink) -> Decoded {
+        let ino = request.header.nodeid;
+        match request.header.opcode {
+            op::FORGET => return self.forget(request),
+            op::BATCH_FORGET => return self.batch_forget(request),
+            _ => {}
+        }
+        let reply = Reply::new(request.header.unique, sink);
+        match request.header.opcode {
+            op::LOOKUP => self.lookup(request, reply),
+            op::GETATTR => {
+                reply.attr(self.call("getattr", ino, |fs| fs.getattr(ino)));
+                Ok(())
+            }
+            op::SETATTR => self.setattr(request, reply),
+            op::READLINK => {
+                reply.data(self.call("readlink", ino, |fs| fs.readlink(ino)));
+                Ok(())
+            }
+            op::SYMLINK => self.symlink(request, reply),
+            op::MKNOD => self.mknod(request, reply),
+            op::MKDIR => self.mkdir(request, reply),
+            op::UNLINK => self.unlink(request, reply),
+            op::RMDIR => self.rmdir(request, reply),
+            op::RENAME | op::RENAME2 => self.rename(request, reply),
+            op::LINK => self.link(request, reply),
+            op::OPEN => self.open(request, reply),
+            op::READ => self.read(request, reply),
+            op::WRITE => self.write(request, reply),
+            op::STATFS => {
+                reply.statfs(self.call("statfs", ino, |fs| fs.statfs()));
+                Ok(())
+            }
+            op::RELEASE => self.release(request, reply),
+            op::FSYNC => self.fsync(request, reply),
+            op::SETXATTR => self.setxattr(request, reply),
+            op::GETXATTR => self.getxattr(request, reply),
+            op::LISTXATTR => self.listxattr(request, reply),
+            op::REMOVEXATTR => self.removexattr(request, reply),
+            op::OPENDIR => {
+                reply.opened(self.call("opendir", ino, |fs| fs.opendir(ino)), 0);
+                Ok(())
+            }
+            op::READDIR => self.readdir(request, reply),
+            op::READDIRPLUS => self.readdirplus(request, reply),
+            op::RELEASEDIR => self.releasedir(request, reply),
+            op::FSYNCDIR => self.fsyncdir(request, reply),
+            op::CREATE => self.create(request, reply),
+            op::FALLOCATE => self.fallocate(request, reply),
+            op::LSEEK => self.lseek(request, reply),
+            op::COPY_FILE_RANGE => self.copy_file_range(request, reply),
+            // FLUSH among them: the kernel has written back before it flushes, and knows of errors. After this answer it asks
+            // no more, which spares a round trip at each close.
+            _ => {
+                reply.error(libc::ENOSYS);
+                Ok(())
             }
         }
-        // The umask is applied by the backing, which knows of default ACLs.
-        if config.add_capabilities(InitFlags::FUSE_DONT_MASK).is_err() {
-            tracing::info!("this kernel does not offer FUSE DONT_MASK");
-        }
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_background(MAX_BACKGROUND);
+    }
+
+    fn forget(&self, mut request: Request<'_>) -> Decoded {
+        let args: abi::ForgetIn = request.take()?;
+        self.fs.forget(request.header.nodeid, args.nlookup);
         Ok(())
     }
 
-    fn destroy(&mut self) {
-        self.fs.end();
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, self.call("lookup", parent, |fs| fs.lookup(parent.0, name.as_bytes())));
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(ino.0, nlookup);
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call("getattr", ino, |fs| fs.getattr(ino.0)) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-            Err(e) => reply.error(errno(&e)),
+    fn batch_forget(&self, mut request: Request<'_>) -> Decoded {
+        let args: abi::BatchForgetIn = request.take()?;
+        for _ in 0..args.count {
+            let one: abi::ForgetOne = request.take()?;
+            self.fs.forget(one.nodeid, one.nlookup);
         }
+        Ok(())
     }
 
-    fn setattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let caller = caller(req, 0);
+    fn lookup(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (parent, name) = (request.header.nodeid, request.text()?);
+        reply.entry(self.call("lookup", parent, |fs| fs.lookup(parent, name)));
+        Ok(())
+    }
+
+    fn setattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::SetattrIn = request.take()?;
+        let (ino, caller, set) = (request.header.nodeid, caller(&request.header, 0), set_attr(&args));
         // With a handle and nothing but an mtime: only the write-back cache asks so.
-        if let (SetAttr { mtime: Some(SetTime::At(at)), size: None, mode: None, .. }, Some(_)) = (set, fh)
-            && set.atime.is_none()
-            && set.uid.is_none()
-            && set.gid.is_none()
+        if let SetAttr { mtime: Some(SetTime::At(at)), atime: None, size: None, mode: None, uid: None, gid: None } = set
+            && args.valid & abi::valid::FH != 0
         {
-            return match self.call("setattr", ino, |fs| fs.flush_mtime(&caller, ino.0, at)) {
-                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-                Err(e) => reply.error(errno(&e)),
-            };
+            reply.attr(self.call("setattr", ino, |fs| fs.flush_mtime(&caller, ino, at)));
+            return Ok(());
         }
-        self.answer(
-            "setattr",
-            ino,
-            move |fs, ready| fs.setattr(&caller, ino.0, &set, ready),
-            move |attr| match attr {
-                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-                Err(e) => reply.error(errno(&e)),
-            },
-        );
+        let op = move |fs: &Fs, ready: Option<&Ready>| fs.setattr(&caller, ino, &set, ready);
+        self.answer("setattr", ino, op, move |done| reply.attr(done));
+        Ok(())
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.call("readlink", ino, |fs| fs.readlink(ino.0)) {
-            Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(&e)),
+    fn symlink(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (parent, name, target) = (request.header.nodeid, request.text()?, request.text()?);
+        let caller = caller(&request.header, 0);
+        reply.entry(self.call("symlink", parent, |fs| fs.symlink(&caller, parent, name, target)));
+        Ok(())
+    }
+
+    fn mknod(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::MknodIn = request.take()?;
+        let (parent, name, caller) = (request.header.nodeid, request.text()?, caller(&request.header, args.umask));
+        reply.entry(self.call("mknod", parent, |fs| fs.mknod(&caller, parent, name, args.mode, args.rdev)));
+        Ok(())
+    }
+
+    fn mkdir(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::MkdirIn = request.take()?;
+        let (parent, name, caller) = (request.header.nodeid, request.text()?, caller(&request.header, args.umask));
+        reply.entry(self.call("mkdir", parent, |fs| fs.mkdir(&caller, parent, name, args.mode)));
+        Ok(())
+    }
+
+    fn unlink(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (parent, name) = (request.header.nodeid, request.text()?);
+        reply.empty(self.call("unlink", parent, |fs| fs.unlink(parent, name)));
+        Ok(())
+    }
+
+    fn rmdir(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (parent, name) = (request.header.nodeid, request.text()?);
+        reply.empty(self.call("rmdir", parent, |fs| fs.rmdir(parent, name)));
+        Ok(())
+    }
+
+    fn rename(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (new_parent, flags) = if request.header.opcode == op::RENAME2 {
+            let args: abi::Rename2In = request.take()?;
+            (args.newdir, args.flags)
+        } else {
+            (request.take::<abi::RenameIn>()?.newdir, 0)
+        };
+        let (parent, name, new_name) = (request.header.nodeid, request.text()?, request.text()?);
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags);
+        reply.empty(self.call("rename", parent, |fs| fs.rename(parent, name, new_parent, new_name, flags)));
+        Ok(())
+    }
+
+    fn link(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::LinkIn = request.take()?;
+        let (ino, new_parent, new_name) = (args.oldnodeid, request.header.nodeid, request.text()?);
+        reply.entry(self.call("link", ino, |fs| fs.link(ino, new_parent, new_name)));
+        Ok(())
+    }
+
+    fn open(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::OpenIn = request.take()?;
+        let (ino, write) = (request.header.nodeid, args.flags & libc::O_ACCMODE != libc::O_RDONLY);
+        let op = move |fs: &Fs, ready: Option<&Ready>| fs.open(ino, write, ready);
+        self.answer("open", ino, op, move |handle| reply.opened(handle, FOPEN_KEEP_CACHE));
+        Ok(())
+    }
+
+    fn create(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::CreateIn = request.take()?;
+        let (parent, name, caller) = (request.header.nodeid, request.text()?, caller(&request.header, args.umask));
+        let made = self.call("create", parent, |fs| fs.create(&caller, parent, name, args.mode));
+        reply.created(made, FOPEN_KEEP_CACHE);
+        Ok(())
+    }
+
+    fn read(&self, mut request: Request<'_>, mut reply: Reply) -> Decoded {
+        let args: abi::ReadIn = request.take()?;
+        let (fs, ino, len) = (&self.fs, request.header.nodeid, args.size as usize);
+        if let Some(room) = reply.room() {
+            match self.call("read", ino, |fs| fs.read_into(args.fh, args.offset, len, room)) {
+                Ok(Some(range)) => {
+                    reply.with_room(range);
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    reply.failed(&e);
+                    return Ok(());
+                }
+            }
         }
-    }
-
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let made =
-            self.call("mknod", parent, |fs| fs.mknod(&caller(req, umask), parent.0, name.as_bytes(), mode, rdev));
-        reply_entry(reply, made);
-    }
-
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = self.call("mkdir", parent, |fs| fs.mkdir(&caller(req, umask), parent.0, name.as_bytes(), mode));
-        reply_entry(reply, made);
-    }
-
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("unlink", parent, |fs| fs.unlink(parent.0, name.as_bytes())));
-    }
-
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("rmdir", parent, |fs| fs.rmdir(parent.0, name.as_bytes())));
-    }
-
-    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let target = target.as_os_str().as_bytes();
-        let made =
-            self.call("symlink", parent, |fs| fs.symlink(&caller(req, 0), parent.0, link_name.as_bytes(), target));
-        reply_entry(reply, made);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-        let done = self
-            .call("rename", parent, |fs| fs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags));
-        reply_empty(reply, done);
-    }
-
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let linked = self.call("link", ino, |fs| fs.link(ino.0, newparent.0, newname.as_bytes()));
-        reply_entry(reply, linked);
-    }
-
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        self.answer(
-            "open",
-            ino,
-            move |fs, ready| fs.open(ino.0, write, ready),
-            move |handle| match handle {
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
-                Err(e) => reply.error(errno(&e)),
-            },
-        );
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        match self.call("create", parent, |fs| fs.create(&caller(req, umask), parent.0, name.as_bytes(), mode)) {
-            Ok((entry, handle)) => reply.created(
-                &TTL,
-                &file_attr(&entry.attr),
-                Generation(entry.generation),
-                FileHandle(handle),
-                FopenFlags::FOPEN_KEEP_CACHE,
-            ),
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        // A panic drops the reply, which answers EIO.
-        let _ = guard(|| {
-            let fs = &self.fs;
-            fs.read(fh.0, offset, size as usize, |data| match logged(fs, "read", ino, data) {
-                Ok(data) => reply.data(data),
-                Err(e) => reply.error(errno(&e)),
-            });
-            Ok(())
+        fs.read(args.fh, args.offset, len, |data| match logged(fs, "read", ino, data) {
+            Ok(data) => reply.bytes(data),
+            Err(e) => reply.failed(&e),
         });
+        Ok(())
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
+    fn write(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::WriteIn = request.take()?;
+        let (ino, data) = (request.header.nodeid, request.bytes(args.size as usize)?);
         let how = WriteHow {
-            from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
-            drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_cache: args.write_flags & abi::WRITE_CACHE != 0,
+            drop_privileges: args.write_flags & abi::WRITE_KILL_SUIDGID != 0,
         };
-        let len = data.len() as u32;
-        let answer = move |done: Result<()>| match done {
-            Ok(()) => reply.written(len),
-            Err(e) => reply.error(errno(&e)),
-        };
-        match self.call("write", ino, |fs| fs.write(fh.0, offset, data, how, None)) {
+        let answer = move |done: Result<()>| reply.written(done.map(|()| args.size));
+        match self.call("write", ino, |fs| fs.write(args.fh, args.offset, data, how, None)) {
             Err(FsError::Wait(wait)) => {
                 let data = data.to_vec();
-                self.defer("write", ino, wait, move |fs, ready| fs.write(fh.0, offset, &data, how, ready), answer);
+                let op = move |fs: &Fs, ready: Option<&Ready>| fs.write(args.fh, args.offset, &data, how, ready);
+                self.defer("write", ino, wait, op, answer);
             }
             done => answer(done),
         }
+        Ok(())
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        // The kernel has written back before it flushes, and knows of errors. After this answer it asks no more, which
-        // spares a round trip at each close.
-        reply.error(Errno::ENOSYS);
+    fn release(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::ReleaseIn = request.take()?;
+        reply.empty(self.call("release", request.header.nodeid, |fs| fs.release(args.fh)));
+        Ok(())
     }
 
-    fn release(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply_empty(reply, self.call("release", ino, |fs| fs.release(fh.0)));
+    fn fsync(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::FsyncIn = request.take()?;
+        reply.empty(self.call("fsync", request.header.nodeid, |fs| fs.fsync(args.fh)));
+        Ok(())
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("fsync", ino, |fs| fs.fsync(fh.0)));
+    fn setxattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::SetxattrIn = request.take()?;
+        let (ino, name, value) = (request.header.nodeid, request.text()?, request.bytes(args.size as usize)?);
+        reply.empty(self.call("setxattr", ino, |fs| fs.setxattr(ino, name, value, args.flags)));
+        Ok(())
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.call("opendir", ino, |fs| fs.opendir(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(e) => reply.error(errno(&e)),
-        }
+    fn getxattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::GetxattrIn = request.take()?;
+        let (ino, name) = (request.header.nodeid, request.text()?);
+        reply.xattr(args.size, self.call("getxattr", ino, |fs| fs.getxattr(ino, name)));
+        Ok(())
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.call("readdir", ino, |fs| {
-            fs.readdir(fh.0, offset, |Listing { name, ino, kind, next, .. }| {
-                reply.add(INodeNo(ino), next, file_type(kind), OsStr::from_bytes(name))
-            })
+    fn listxattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::GetxattrIn = request.take()?;
+        let ino = request.header.nodeid;
+        reply.xattr(args.size, self.call("listxattr", ino, |fs| fs.listxattr(ino)));
+        Ok(())
+    }
+
+    fn removexattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let (ino, name) = (request.header.nodeid, request.text()?);
+        reply.empty(self.call("removexattr", ino, |fs| fs.removexattr(ino, name)));
+        Ok(())
+    }
+
+    fn readdir(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::ReadIn = request.take()?;
+        with_list(args.size, |list| {
+            let add = |listing: crate::fs::dirs::Listing<'_>| list.add(&listing);
+            let listed = self.call("readdir", request.header.nodeid, |fs| fs.readdir(args.fh, args.offset, add));
+            reply.listing(listed, list);
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
+        Ok(())
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = self.call("readdirplus", ino, |fs| {
-            fs.readdir_plus(fh.0, offset, |Listing { name, ino, kind, next, entry }| {
-                // Node 0: a name without a look-up.
-                let (node, attr, generation) = match entry {
-                    Some(entry) => (entry.attr.ino, file_attr(&entry.attr), entry.generation),
-                    None => (0, name_only(ino, kind), 0),
-                };
-                reply.add(INodeNo(node), next, OsStr::from_bytes(name), &TTL, &attr, Generation(generation))
-            })
+    fn readdirplus(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::ReadIn = request.take()?;
+        with_list(args.size, |list| {
+            let add = |listing: crate::fs::dirs::Listing<'_>| list.add_plus(&listing);
+            let listed =
+                self.call("readdirplus", request.header.nodeid, |fs| fs.readdir_plus(args.fh, args.offset, add));
+            reply.listing(listed, list);
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(&e)),
-        }
+        Ok(())
     }
 
-    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("releasedir", ino, |fs| fs.releasedir(fh.0)));
+    fn releasedir(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::ReleaseIn = request.take()?;
+        reply.empty(self.call("releasedir", request.header.nodeid, |fs| fs.releasedir(args.fh)));
+        Ok(())
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("fsyncdir", ino, |fs| fs.fsyncdir(fh.0)));
+    fn fsyncdir(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::FsyncIn = request.take()?;
+        reply.empty(self.call("fsyncdir", request.header.nodeid, |fs| fs.fsyncdir(args.fh)));
+        Ok(())
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.call("statfs", ino, |fs| fs.statfs()) {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                s.f_bsize as u32,
-                s.f_namemax as u32,
-                s.f_frsize as u32,
-            ),
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let done = self.call("setxattr", ino, |fs| fs.setxattr(ino.0, name.as_bytes(), value, flags));
-        reply_empty(reply, done);
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.call("getxattr", ino, |fs| fs.getxattr(ino.0, name.as_bytes())));
-    }
-
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.call("listxattr", ino, |fs| fs.listxattr(ino.0)));
-    }
-
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("removexattr", ino, |fs| fs.removexattr(ino.0, name.as_bytes())));
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let how = match mode {
+    fn fallocate(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::FallocateIn = request.take()?;
+        let how = match args.mode {
             0 => Allocate::Grow,
             libc::FALLOC_FL_KEEP_SIZE => Allocate::Keep,
             m if m == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => Allocate::Punch,
             libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size: false },
             m if m == libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE => Allocate::Zero { keep_size: true },
-            _ => return reply.error(Errno::EOPNOTSUPP),
+            _ => {
+                reply.error(libc::EOPNOTSUPP);
+                return Ok(());
+            }
         };
-        self.answer(
-            "fallocate",
-            ino,
-            move |fs, ready| fs.fallocate(fh.0, offset, length, how, ready),
-            move |done| reply_empty(reply, done),
-        );
+        let op = move |fs: &Fs, ready: Option<&Ready>| fs.fallocate(args.fh, args.offset, args.length, how, ready);
+        self.answer("fallocate", request.header.nodeid, op, move |done| reply.empty(done));
+        Ok(())
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let (Ok(off), data) = (u64::try_from(offset), whence == libc::SEEK_DATA) else {
-            return reply.error(Errno::ENXIO);
+    fn lseek(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::LseekIn = request.take()?;
+        let (ino, data) = (request.header.nodeid, args.whence == libc::SEEK_DATA);
+        let Ok(off) = u64::try_from(args.offset) else {
+            reply.error(libc::ENXIO);
+            return Ok(());
         };
-        let answer = move |found: Result<u64>| match found {
-            Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(errno(&e)),
-        };
-        if !self.fs.seek_waits(fh.0) {
-            return answer(self.call("lseek", ino, |fs| fs.seek(fh.0, off, data)));
+        if !self.fs.seek_waits(args.fh) {
+            reply.offset(self.call("lseek", ino, |fs| fs.seek(args.fh, off, data)));
+            return Ok(());
         }
         // The kernel writes back while this waits, and the loops have to take what it writes.
         let fs = self.fs.clone();
-        self.runtime.spawn_blocking(move || answer(logged(&fs, "lseek", ino, guard(|| fs.seek(fh.0, off, data)))));
+        self.runtime.spawn_blocking(move || {
+            reply.offset(logged(&fs, "lseek", ino, guard(|| fs.seek(args.fh, off, data))));
+        });
+        Ok(())
     }
 
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        ino_in: INodeNo,
-        fh_in: FileHandle,
-        offset_in: u64,
-        _ino_out: INodeNo,
-        fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
+    fn copy_file_range(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let args: abi::CopyFileRangeIn = request.take()?;
         // The reply has 32 bits for the length.
-        let len = len.min(1 << 30);
-        self.answer(
-            "copy_file_range",
-            ino_in,
-            move |fs, ready| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len, ready),
-            move |done| match done {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(errno(&e)),
-            },
-        );
+        let len = args.len.min(1 << 30);
+        let op = move |fs: &Fs, ready: Option<&Ready>| {
+            fs.copy_range((args.fh_in, args.off_in), (args.fh_out, args.off_out), len, ready)
+        };
+        let answer = move |done: Result<u64>| reply.written(done.map(|n| n as u32));
+        self.answer("copy_file_range", request.header.nodeid, op, answer);
+        Ok(())
     }
 }

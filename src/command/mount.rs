@@ -30,6 +30,7 @@ struct Options {
     read_only: bool,
     allow_other: bool,
     durability: Option<Durability>,
+    io_uring: Option<bool>,
     flags: Vec<String>,
 }
 
@@ -41,6 +42,8 @@ impl Options {
                 "" | "defaults" => {}
                 "durability=fast" => out.durability = Some(Durability::Fast),
                 "durability=safe" => out.durability = Some(Durability::Safe),
+                "io_uring" => out.io_uring = Some(true),
+                "no_io_uring" => out.io_uring = Some(false),
                 "ro" => out.read_only = true,
                 "rw" => out.read_only = false,
                 "allow_other" => out.allow_other = true,
@@ -113,7 +116,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
         }
     }
     let mounted = session::mount(
-        Adapter::new(fs.clone(), kms.runtime.handle().clone()),
+        &Adapter::new(fs.clone(), kms.runtime.handle().clone()),
         &MountOptions {
             mountpoint: args.mountpoint.clone(),
             source: args.backing.canonicalize().unwrap_or_else(|_| args.backing.clone()),
@@ -121,6 +124,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
             allow_other: options.allow_other || settings.allow_other == Some(true),
             flags: options.flags.clone(),
             loops: if args.loops > 0 { args.loops.into() } else { settings.fuse_loops.unwrap_or(0) },
+            io_uring: options.io_uring.or(settings.io_uring).unwrap_or(false),
         },
     )
     .or_exit(Exit::Mount, "cannot mount");
@@ -132,10 +136,9 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     if !options.read_only {
         keys.warm_pool();
     }
-    let notifier = serving.notifier();
+    let device = serving.device();
     fs.set_invalidate(Box::new(move |ino| {
-        // From the first byte to the end: what is dirty is written back before it is dropped.
-        if let Err(e) = notifier.inval_inode(fuser::INodeNo(ino), 0, 0) {
+        if let Err(e) = device.invalidate(ino) {
             tracing::debug!(ino, "the kernel has nothing cached of this inode: {e}");
         }
     }));
@@ -251,7 +254,7 @@ fn keep_durable(kms: &KmsSetup, fs: Arc<Fs>) {
 /// The terminal in the foreground, else a file. `RUST_LOG` chooses what is logged; names and data never are.
 fn start_log(args: &Mount) -> Outcome {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if args.foreground && args.log.is_none() {
         log.with_writer(std::io::stderr).init();

@@ -64,6 +64,7 @@ pub(super) struct KeysTable {
 pub(super) struct MountTable {
     durability: Option<Durability>,
     fuse_loops: Option<usize>,
+    io_uring: Option<bool>,
     allow_other: Option<bool>,
 }
 
@@ -87,7 +88,12 @@ impl From<KeysTable> for KeySettings {
 
 impl From<MountTable> for MountSettings {
     fn from(table: MountTable) -> Self {
-        Self { durability: table.durability, fuse_loops: table.fuse_loops, allow_other: table.allow_other }
+        Self {
+            durability: table.durability,
+            fuse_loops: table.fuse_loops,
+            io_uring: table.io_uring,
+            allow_other: table.allow_other,
+        }
     }
 }
 

@@ -58,31 +58,58 @@ impl Aligned {
 impl Content {
     /// Reads up to `len` bytes at `off`; gives where in [`Scratch::data`] they lie. Shorter at the end of the file.
     pub fn read_at(&self, off: u64, len: usize, scratch: &mut Scratch) -> Result<Range<usize>> {
+        let Some((first, count, range)) = self.span(off, len) else { return Ok(0..0) };
+        self.read_blocks(first, count, scratch)?;
+        Ok(range)
+    }
+
+    /// As [`Self::read_at`], into the caller's memory, without another copy: the bytes lie in `out` where the range says.
+    /// `None` if `out` has no room for all blocks that hold some of them; nothing was read then. After an error `out` holds
+    /// anything.
+    pub fn read_into(
+        &self,
+        off: u64,
+        len: usize,
+        out: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<Option<Range<usize>>> {
+        let Some((first, count, range)) = self.span(off, len) else { return Ok(Some(0..0)) };
+        let Some(data) = out.get_mut(..count * BLOCK_LEN) else { return Ok(None) };
+        self.read_blocks_to(first, data, &mut scratch.tags)?;
+        Ok(Some(range))
+    }
+
+    /// The blocks that hold up to `len` bytes at `off`, and where these lie in them; `None` behind the end.
+    fn span(&self, off: u64, len: usize) -> Option<(u64, usize, Range<usize>)> {
         if off >= self.size || len == 0 {
-            return Ok(0..0);
+            return None;
         }
         let end = off.saturating_add(len as u64).min(self.size);
         let first = off / BLOCK;
-        let count = blocks(end) - first;
-        self.read_blocks(first, count as usize, scratch)?;
         let start = (off % BLOCK) as usize;
-        Ok(start..start + (end - off) as usize)
+        Some((first, (blocks(end) - first) as usize, start..start + (end - off) as usize))
     }
 
-    /// Reads and verifies `count` whole blocks inside the file into [`Scratch::data`]. All reads of content go through
-    /// here: [`Self::read_at`], the merging of partial blocks, the search for the end after a crash.
+    /// Reads and verifies `count` whole blocks inside the file into [`Scratch::data`].
     pub(super) fn read_blocks(&self, first: u64, count: usize, scratch: &mut Scratch) -> Result<()> {
-        let last = first + count as u64 - 1;
+        let Scratch { data, tags, .. } = scratch;
+        self.read_blocks_to(first, data.slice(count * BLOCK_LEN), tags)
+    }
+
+    /// Fills `data`, whole blocks inside the file, and verifies them. All reads of content go through here:
+    /// [`Self::read_at`], [`Self::read_into`], the merging of partial blocks, the search for the end after a crash.
+    fn read_blocks_to(&self, first: u64, data: &mut [u8], tags: &mut Aligned) -> Result<()> {
+        let last = first + (data.len() / BLOCK_LEN) as u64 - 1;
         let cached = self.cached_slot_pages(first, last);
         if let Some(pages) = &cached
             && !self.any_data(first, last, pages)
         {
-            scratch.data(count * BLOCK_LEN).fill(0);
-            return self.open_blocks(first, count, pages, scratch);
+            data.fill(0);
+            return self.open_blocks(first, pages, data);
         }
-        let pages = self.read_stored(first, last, cached, scratch)?;
+        let pages = self.read_stored(first, last, cached, data, tags)?;
         self.pages.trim();
-        self.open_blocks(first, count, &pages, scratch)
+        self.open_blocks(first, &pages, data)
     }
 
     /// The slot pages of the range, if all of them are cached.
@@ -95,14 +122,15 @@ impl Content {
             || self.round.first_fill(first..last + 1).is_some()
     }
 
-    /// Fills [`Scratch::data`] with the stored pages of the blocks and gives their slot pages, in one read where the
-    /// slot page of the first block is cached or lies right before it.
+    /// Fills `data` with the stored pages of the blocks and gives their slot pages, in one read where the slot page of the
+    /// first block is cached or lies right before it.
     fn read_stored(
         &self,
         first: u64,
         last: u64,
         cached: Option<Vec<Arc<Page>>>,
-        scratch: &mut Scratch,
+        data: &mut [u8],
+        tags: &mut Aligned,
     ) -> Result<Vec<Arc<Page>>> {
         let file = self.file.as_fd();
         let count = (last - first + 1) as usize;
@@ -117,8 +145,7 @@ impl Content {
             }
         }
         let gaps = (data_page(last) - start + 1) as usize - count;
-        let data = scratch.data.slice(count * BLOCK_LEN);
-        let tags = scratch.tags.slice(gaps.max(1) * BLOCK_LEN);
+        let tags = tags.slice(gaps.max(1) * BLOCK_LEN);
         let mut bufs = Vec::with_capacity(2 * gaps + 1);
         let (mut data_rest, mut tags_rest) = (&mut *data, &mut *tags);
         if start < first_page {
@@ -165,17 +192,18 @@ impl Content {
             .collect()
     }
 
-    /// Section 7's second table, for each block of [`Scratch::data`].
-    fn open_blocks(&self, first: u64, count: usize, pages: &[Arc<Page>], scratch: &mut Scratch) -> Result<()> {
+    /// Section 7's second table, for each block of `data`.
+    fn open_blocks(&self, first: u64, pages: &[Arc<Page>], data: &mut [u8]) -> Result<()> {
         let keys = self.keys()?;
-        let last = first + count as u64 - 1;
-        let opened = self.open_in_parts(keys, first, count, pages, scratch);
+        let last = first + (data.len() / BLOCK_LEN) as u64 - 1;
+        let opened = self.open_in_parts(keys, first, pages, data);
         for (block, slot) in each_slot(first, last, pages) {
             if opened.get((block - first) as usize) == Some(&true) {
                 continue;
             }
             let at = (block - first) as usize * BLOCK_LEN;
-            if self.open_waiting(block, &mut scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN])? {
+            let page = &mut data[at..at + BLOCK_LEN];
+            if self.open_waiting(block, page)? {
                 continue;
             }
             match slot.shape() {
@@ -183,17 +211,16 @@ impl Content {
                     if !self.skips(block)? {
                         return Err(ContentError::Missing { block });
                     }
-                    scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN].fill(0);
+                    page.fill(0);
                 }
                 Shape::Hole(mark) => {
                     block::verify_hole(&keys.block_key(mark.meta.epoch), block, &mark)
                         .map_err(|_| ContentError::Block { block })?;
-                    scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN].fill(0);
+                    page.fill(0);
                 }
                 Shape::Data { newer, older } => {
                     let version = slot.version(newer).expect("the shape named it");
                     let key = keys.block_key(version.meta.epoch);
-                    let page = &mut scratch.data.slice(count * BLOCK_LEN)[at..at + BLOCK_LEN];
                     if block::open_block(&key, block, version, page).is_ok() {
                         continue;
                     }
@@ -224,14 +251,8 @@ impl Content {
 
     /// Opens the blocks of a large request that are simply data, on several cores if some are idle; says which. Another
     /// attempt at one that does not verify fails again. Empty if the request is computed soon enough.
-    fn open_in_parts(
-        &self,
-        keys: &Keys,
-        first: u64,
-        count: usize,
-        pages: &[Arc<Page>],
-        scratch: &mut Scratch,
-    ) -> Vec<bool> {
+    fn open_in_parts(&self, keys: &Keys, first: u64, pages: &[Arc<Page>], data: &mut [u8]) -> Vec<bool> {
+        let count = data.len() / BLOCK_LEN;
         let estimate = keys.current.block_time() * count as u32;
         if !hands::is_long(estimate) {
             return Vec::new();
@@ -244,7 +265,6 @@ impl Content {
         };
         let versions: Vec<_> = each_slot(first, first + count as u64 - 1, pages).map(plainly).collect();
         let mut opened = vec![false; count];
-        let data = scratch.data.slice(count * BLOCK_LEN);
         let all = &mut opened[..];
         hands::share(
             estimate,

@@ -1,6 +1,7 @@
 //! Operations on open files.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -93,6 +94,13 @@ impl Fs {
                 Err(e) => done(Err(e.into())),
             }
         })
+    }
+
+    /// As [`Self::read`], into the caller's memory: the bytes lie in `out` where the range says, at most `len`. `None` if
+    /// `out` is too small for the whole blocks around them. After an error `out` holds anything.
+    pub fn read_into(&self, handle: u64, off: u64, len: usize, out: &mut [u8]) -> Result<Option<Range<usize>>> {
+        let handle = self.handles.file(handle)?;
+        with_scratch(|scratch| Ok(handle.file.content.read().read_into(off, len, out, scratch)?))
     }
 
     /// Writes all of `data` at `off`.

@@ -1,41 +1,33 @@
-//! Between the FUSE layer's types and the file system's own.
+//! Between the protocol's types and the file system's own.
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use crate::fs::{Attr, Caller, SetAttr, SetTime};
 
-use crate::fs::{Attr, Caller, SetTime};
+use super::abi::{self, InHeader, SetattrIn, valid};
 
 /// What `stat` says is the best size of a read.
 const BLKSIZE: u32 = 4096;
 
-pub fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), umask }
+pub fn caller(header: &InHeader, umask: u32) -> Caller {
+    Caller { uid: header.uid, gid: header.gid, umask }
 }
 
-pub fn file_type(kind: rustix::fs::FileType) -> FileType {
-    match kind {
-        rustix::fs::FileType::Directory => FileType::Directory,
-        rustix::fs::FileType::Symlink => FileType::Symlink,
-        rustix::fs::FileType::Fifo => FileType::NamedPipe,
-        rustix::fs::FileType::Socket => FileType::Socket,
-        rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
-        rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
-        _ => FileType::RegularFile,
-    }
-}
-
-pub fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
+pub fn attr(attr: &Attr) -> abi::Attr {
+    let (atime, atimensec) = since_epoch(attr.atime);
+    let (mtime, mtimensec) = since_epoch(attr.mtime);
+    let (ctime, ctimensec) = since_epoch(attr.ctime);
+    abi::Attr {
+        ino: attr.ino,
         size: attr.size,
         blocks: attr.blocks,
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: file_type(attr.kind),
-        perm: attr.perm,
+        atime,
+        mtime,
+        ctime,
+        atimensec,
+        mtimensec,
+        ctimensec,
+        mode: attr.kind.as_raw_mode() | u32::from(attr.perm),
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
@@ -45,40 +37,53 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-pub fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
-    time.map(|time| match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(as_the_kernel_meant(at)),
-    })
+pub fn set_attr(set: &SetattrIn) -> SetAttr {
+    let given = |flag| set.valid & flag != 0;
+    let time = |at, now, secs, nanos| match (given(at), given(now)) {
+        (false, _) => None,
+        (true, true) => Some(SetTime::Now),
+        (true, false) => Some(SetTime::At(time(secs, nanos))),
+    };
+    SetAttr {
+        mode: given(valid::MODE).then_some(set.mode),
+        uid: given(valid::UID).then_some(set.uid),
+        gid: given(valid::GID).then_some(set.gid),
+        size: given(valid::SIZE).then_some(set.size),
+        atime: time(valid::ATIME, valid::ATIME_NOW, set.atime, set.atimensec),
+        mtime: time(valid::MTIME, valid::MTIME_NOW, set.mtime, set.mtimensec),
+    }
 }
 
-/// fuser 0.18.0 takes a fraction of a second before 1970 off instead of adding it: (-2 s, 0.3 s) is -1.7 s.
-fn as_the_kernel_meant(at: SystemTime) -> SystemTime {
+/// Whole seconds, which may be before 1970, and what comes on top.
+fn time(secs: i64, nanos: u32) -> SystemTime {
+    let whole = Duration::from_secs(secs.unsigned_abs());
+    let whole = if secs < 0 { SystemTime::UNIX_EPOCH - whole } else { SystemTime::UNIX_EPOCH + whole };
+    whole + Duration::from_nanos(nanos.into())
+}
+
+fn since_epoch(at: SystemTime) -> (i64, u32) {
     match at.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(_) => at,
+        Ok(after) => (after.as_secs() as i64, after.subsec_nanos()),
         Err(e) => {
-            let (secs, nanos) = (e.duration().as_secs(), e.duration().subsec_nanos());
-            SystemTime::UNIX_EPOCH - Duration::from_secs(secs) + Duration::from_nanos(nanos.into())
+            let before = e.duration();
+            match before.subsec_nanos() {
+                0 => ((before.as_secs() as i64).wrapping_neg(), 0),
+                nanos => ((before.as_secs() as i64).wrapping_neg() - 1, 1_000_000_000 - nanos),
+            }
         }
     }
 }
 
-pub fn name_only(ino: u64, kind: rustix::fs::FileType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(kind),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLKSIZE,
-        flags: 0,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_and_after_1970() {
+        for (secs, nanos) in [(0, 0), (0, 1), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 300_000_000), (1 << 33, 5)] {
+            assert_eq!(since_epoch(time(secs, nanos)), (secs, nanos));
+        }
+        let at = time(-2, 300_000_000);
+        assert_eq!(SystemTime::UNIX_EPOCH.duration_since(at).unwrap(), Duration::from_millis(1700));
     }
 }

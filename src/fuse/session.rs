@@ -5,11 +5,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
-use fuser::{BackgroundSession, Config, Session, SessionACL};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::mount::UnmountFlags;
+use tokio::runtime::Handle;
 
 use super::Adapter;
+use super::device::{self, Device};
+use super::uring::{self, Hands, Nudge};
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -23,6 +28,8 @@ pub struct MountOptions {
     pub flags: Vec<String>,
     /// Threads that serve the kernel; 0 chooses.
     pub loops: usize,
+    /// Requests come over io_uring; an error if they can't.
+    pub io_uring: bool,
 }
 
 /// The type of the mount, as `/proc/mounts` shows it.
@@ -33,32 +40,56 @@ const READ_AHEAD_KB: &str = "1024";
 
 /// A mount that is being served.
 pub struct Serving {
-    session: BackgroundSession,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    hands: Vec<JoinHandle<()>>,
+    work: Arc<Hands>,
+    device: Arc<Device>,
     mountpoint: PathBuf,
 }
 
 /// Mounts and begins to serve. The kernel's first request was answered when this returns.
-pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Serving> {
+pub fn mount(adapter: &Adapter, options: &MountOptions) -> io::Result<Serving> {
     let mountpoint = options.mountpoint.canonicalize()?;
+    if options.io_uring {
+        uring::probe()?;
+    }
     let fd = if rustix::process::geteuid().is_root() {
         mount_direct(&mountpoint, options)?
     } else {
         mount_with_helper(&mountpoint, options)?
     };
-    let mut config = Config::default();
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(if options.loops > 0 { options.loops } else { default_loops() });
-    config.clone_fd = true;
-    let served = Session::from_fd(adapter, fd, config.acl, config).and_then(Session::spawn);
-    let session = match served {
-        Ok(session) => session,
-        Err(e) => {
-            let _ = unmount(&mountpoint);
-            return Err(e);
+    match serve(adapter, Device::new(fd), &mountpoint, options) {
+        Ok(serving) => {
+            set_read_ahead(&mountpoint);
+            Ok(serving)
         }
+        Err(e) => {
+            let _ = give_up(&mountpoint);
+            Err(e)
+        }
+    }
+}
+
+fn serve(adapter: &Adapter, device: Device, mountpoint: &Path, options: &MountOptions) -> io::Result<Serving> {
+    device.handshake(options.io_uring)?;
+    let loops = if options.loops > 0 { options.loops } else { default_loops() };
+    let device = Arc::new(device);
+    let mut serving = Serving {
+        threads: Vec::new(),
+        hands: Vec::new(),
+        work: Hands::new(),
+        device: device.clone(),
+        mountpoint: mountpoint.to_owned(),
     };
-    set_read_ahead(&mountpoint);
-    Ok(Serving { session, mountpoint })
+    // With io_uring the kernel still sends over the device what it wants no answer to.
+    for i in 0..if options.io_uring { 1 } else { loops } {
+        let (device, adapter) = (device.another()?, adapter.clone());
+        serving.threads.push(spawn(format!("kmsfs-{i}"), move || device::serve(&adapter, device))?);
+    }
+    if options.io_uring {
+        serving.add_lanes(adapter, loops)?;
+    }
+    Ok(serving)
 }
 
 impl Serving {
@@ -66,15 +97,76 @@ impl Serving {
         &self.mountpoint
     }
 
-    /// To tell the kernel what to forget.
-    pub fn notifier(&self) -> fuser::Notifier {
-        self.session.notifier()
+    /// To tell the kernel what to write back and forget.
+    pub fn device(&self) -> Arc<Device> {
+        self.device.clone()
     }
 
-    /// Until somebody unmounts.
-    pub fn wait(self) -> io::Result<()> {
-        self.session.join()
+    fn add_lanes(&mut self, adapter: &Adapter, loops: usize) -> io::Result<()> {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let nudge = nudge(&adapter.runtime, &self.mountpoint);
+        let lanes = uring::lanes(&self.device, &self.work, loops.div_ceil(processors).max(2), &nudge)?;
+        for i in 0..processors.max(2) {
+            let (work, adapter) = (self.work.clone(), adapter.clone());
+            self.hands.push(spawn(format!("kmsfs-hand-{i}"), move || work.work(&adapter))?);
+        }
+        let (ready, taken) = mpsc::channel();
+        let count = lanes.len();
+        for (i, lane) in lanes.into_iter().enumerate() {
+            let (adapter, ready, mountpoint) = (adapter.clone(), ready.clone(), self.mountpoint.clone());
+            self.threads.push(spawn(format!("kmsfs-lane-{i}"), move || {
+                let served = lane.serve(&adapter, &ready);
+                if let Err(e) = &served {
+                    // Its callers would wait for ever.
+                    tracing::error!("a thread that serves the kernel has failed, and the mount is given up: {e}");
+                    let _ = give_up(&mountpoint);
+                }
+                served
+            })?);
+        }
+        for _ in 0..count {
+            let refused =
+                |e: io::Error| io::Error::new(e.kind(), format!("the kernel refuses FUSE over io_uring: {e}"));
+            taken.recv().map_err(io::Error::other)?.map_err(refused)?;
+        }
+        Ok(())
     }
+
+    /// Until somebody unmounts. The first error of a thread that served.
+    pub fn wait(self) -> io::Result<()> {
+        let mut ended = Ok(());
+        for thread in self.threads {
+            let served = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that served panicked")));
+            ended = ended.and(served);
+        }
+        self.work.end();
+        for hand in self.hands {
+            let _ = hand.join();
+        }
+        ended
+    }
+}
+
+/// One attribute of the mount's root, asked of ourselves, on a given processor. Somebody who unmounts in that very moment may
+/// be told that the mount is in use.
+fn nudge(runtime: &Handle, mountpoint: &Path) -> Nudge {
+    let (runtime, mountpoint) = (runtime.clone(), mountpoint.to_owned());
+    Arc::new(move |processor| {
+        let mountpoint = mountpoint.clone();
+        runtime.spawn_blocking(move || {
+            let Ok(everywhere) = rustix::thread::sched_getaffinity(None) else { return };
+            if uring::stay_on(processor).is_err() {
+                return;
+            }
+            let (flags, mask) = (AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MTIME);
+            let _ = rustix::fs::statx(rustix::fs::CWD, &mountpoint, flags, mask);
+            let _ = rustix::thread::sched_setaffinity(None, &everywhere);
+        });
+    })
+}
+
+fn spawn<T: Send + 'static>(name: String, f: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name).spawn(f)
 }
 
 /// Twice the processors, 4 to 16: loops wait for the backing as often as they compute.
@@ -200,13 +292,23 @@ fn receive_fd(socket: &std::os::unix::net::UnixStream) -> io::Result<OwnedFd> {
 /// Unmounts; fails with EBUSY while files on it are open.
 pub fn unmount(mountpoint: &Path) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
-        return Ok(rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::NOFOLLOW)?);
+        return Ok(rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW)?);
     }
     let output = Command::new("fusermount3").arg("-u").arg("--").arg(mountpoint).stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
     Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Ends a mount that nobody serves: who waits for it gets an error.
+fn give_up(mountpoint: &Path) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        // Forced, requests under way end; but it is refused while files are open.
+        let _ = rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
+        return Ok(rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?);
+    }
+    Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).stdin(Stdio::null()).output().map(drop)
 }
 
 /// Only root may; without it reading works, with more requests.

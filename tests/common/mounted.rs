@@ -38,7 +38,7 @@ pub fn kmsfs(home: &Path) -> Command {
         .env("HOME", home)
         .env("XDG_STATE_HOME", home.join("state"))
         .env("XDG_CONFIG_HOME", home.join("config"))
-        .env("RUST_LOG", "info,fuser=warn")
+        .env("RUST_LOG", "info")
         .stdin(Stdio::null());
     command
 }
@@ -122,6 +122,10 @@ impl Mounted {
         }
         if !options.is_empty() {
             mount.args(["-o", options]);
+        }
+        // The same tests for the other way to the kernel, which root has to allow (docs/DESIGN.md, "The ways to the kernel").
+        if std::env::var_os("KMSFS_TEST_IO_URING").is_some() {
+            mount.args(["-o", "io_uring"]);
         }
         if !self.config.is_empty() {
             mount.arg("--config").arg(self.dir.path().join("config.toml"));
