@@ -168,7 +168,15 @@ pub fn try_check(at: &Path, setup: &Setup, repair: bool) -> std::result::Result<
         data_keys: keys(setup.suite, setup.files_per_data_key),
         runtime: runtime(),
     };
-    let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
+    let how = How {
+        depth: Depth::Blocks,
+        structure: false,
+        files_only: false,
+        repair,
+        live: false,
+        progress: false,
+        threads: 0,
+    };
     check::check(volume, how, None, Report::default()).map_err(|e| format!("{:#}", e.error))
 }
 
