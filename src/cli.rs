@@ -31,6 +31,8 @@ enum Command {
     Info(Info),
     /// Reads a whole volume, verifies it, and says what is wrong; repairs what a crash left; copies out what is readable.
     Check(Check),
+    /// Wraps the keys of a volume and of all its files by the newest version of the CMK, or by another CMK.
+    Rotate(Rotate),
     /// Measures how fast this machine encrypts; needs no volume.
     Speed(Speed),
 }
@@ -143,6 +145,27 @@ pub struct Check {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = exit_code::HELP)]
+pub struct Rotate {
+    /// The directory with the encrypted files. The volume must not be mounted.
+    pub backing: PathBuf,
+    #[command(flatten)]
+    pub kms: KmsArgs,
+    /// Count what would be re-wrapped, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Refuse to go on unless the volume key has this fingerprint, which init printed.
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct Speed {
     /// How long to measure, all in all.
     #[arg(long, default_value = "3", value_parser = measuring_time)]
@@ -166,6 +189,7 @@ pub fn run() -> ExitCode {
         Command::Umount(args) => command::umount::run(&args),
         Command::Info(args) => command::info::run(&args),
         Command::Check(args) => command::check::run(&args),
+        Command::Rotate(args) => command::rotate::run(&args),
         Command::Speed(args) => command::speed::run(&args),
     };
     match done {

@@ -6,6 +6,7 @@ pub mod info;
 pub mod init;
 pub mod kms_setup;
 pub mod mount;
+pub mod rotate;
 pub mod speed;
 pub mod umount;
 pub mod volume;

@@ -11,6 +11,7 @@ mod io;
 mod mend;
 mod pages;
 mod resize;
+pub mod rewrap;
 mod round;
 mod skipmap;
 mod write;
@@ -76,6 +77,8 @@ pub enum ContentError {
     TooBig,
     #[error("the file has been sealed 65536 · 2^31 times: copy it to get a new key")]
     Exhausted,
+    #[error("the header has been written 2^32 times: copy the file to get a new one")]
+    Generations,
     #[error(transparent)]
     WrappingTooLong(#[from] TooLong),
     /// No place of the redo file is free. The first `written` bytes of the request were written, and nothing else has

@@ -9,6 +9,9 @@
 //! **Creating.** [`Keys::take_new`] takes from a small pool that is refilled in the background; [`Keys::new_key`] waits
 //! for it.
 //!
+//! **Re-wrapping.** [`Rewrapper`] has wrapped keys wrapped anew by another version or another KMS key, and unwraps what came
+//! of it.
+//!
 //! **How long a key serves.** From the start of the KMS call that gave it, for `key_ttl`; shortly before that ends, use
 //! renews it in the background. After that the KMS must be asked again, and a refusal drops the key at once. Only while
 //! the KMS *cannot answer* (unreachable, throttled, failing) may a key serve for `offline_ttl` more. So a revoked KMS key
@@ -22,6 +25,7 @@ mod cache;
 mod error;
 mod pace;
 mod pool;
+mod rewrap;
 mod tasks;
 
 use std::collections::HashMap;
@@ -40,6 +44,7 @@ use crate::crypto::secret::SecretBytes;
 use crate::kms::{KeySpec, Kms, WrappedKey};
 
 pub use error::KeyError;
+pub use rewrap::Rewrapper;
 
 use cache::{Cache, Fingerprint, Found, Verdict};
 use pace::{Landed, Pace};

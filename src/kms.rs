@@ -120,7 +120,19 @@ impl KeyDescription {
     pub fn is_enabled(&self) -> bool {
         self.state.eq_ignore_ascii_case("enabled")
     }
+
+    /// Whether its cipher is the one that data keys of `spec` are for.
+    pub fn is_for(&self, spec: KeySpec) -> bool {
+        let cipher = match spec {
+            KeySpec::Aes256 => "AES",
+            KeySpec::Sm4_128 => "SM4",
+        };
+        self.spec.to_ascii_uppercase().contains(cipher)
+    }
 }
+
+/// Requests under way at the same time, where nothing else is configured.
+pub const MAX_INFLIGHT: usize = 32;
 
 /// How to reach the CTyun KMS. [`CtyunConfig::new`] fills in the defaults.
 #[derive(Clone, Debug)]
@@ -164,7 +176,7 @@ impl CtyunConfig {
             deadline: Duration::from_secs(10),
             max_attempts: 4,
             max_response: 64 * 1024,
-            max_inflight: 32,
+            max_inflight: MAX_INFLIGHT,
             rate: None,
         }
     }

@@ -10,12 +10,12 @@ mod power_cut;
 mod repair;
 pub mod report;
 mod salvage;
-mod walk;
+pub mod walk;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use crate::content::examine::Depth;
 use crate::crypto::aead;
 use crate::durable::{Durability, Redo, Sessions, StateError};
 use crate::format::derived::VolumeKeys;
-use crate::format::volume::{NameMode, hex};
+use crate::format::volume::NameMode;
 use crate::format::{LOCK_FILE, STATE_FILE};
 use crate::keys::Keys;
 use crate::names::Names;
@@ -39,6 +39,7 @@ use super::{OrExit, Outcome, daemon, fail};
 use files::Outage;
 use report::{Finding, Kind, Report, Severity};
 use salvage::Salvage;
+use walk::Task;
 
 /// Files that wait between the walk and those who look at them: each holds a descriptor and a page, and its key is being
 /// fetched.
@@ -61,6 +62,8 @@ pub struct How {
     pub depth: Depth,
     /// No file's key is asked for.
     pub structure: bool,
+    /// Files are looked for, and xattrs are not looked at.
+    pub files_only: bool,
     pub repair: bool,
     /// A mount writes meanwhile.
     pub live: bool,
@@ -103,17 +106,14 @@ pub fn run(args: &Check) -> Outcome {
     aead::self_test(suite).or_exit(Exit::Other, "the self-test of the cipher engines failed on this machine")?;
     let kms = KmsSetup::new(&args.kms, &unverified.claimed().id)?;
     let (claims, keys) = super::volume::unlock(unverified, &kms)?;
-    if let Some(wanted) = &args.fingerprint
-        && !wanted.eq_ignore_ascii_case(&hex(&keys.fingerprint))
-    {
-        return fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume");
-    }
+    super::volume::expect_fingerprint(&keys, args.fingerprint.as_deref())?;
     let runtime = kms.runtime.handle().clone();
     let data_keys = Keys::new(kms.kms.clone(), kms.keys_config(&claims)?, runtime.clone());
     let volume = Unlocked { root, keys, mode: claims.names, name_max: claims.name_max, data_keys, runtime };
     let how = How {
         depth: if args.quick { Depth::Slots } else { Depth::Blocks },
         structure: args.structure,
+        files_only: false,
         repair: args.repair,
         live,
         progress: !args.quiet,
@@ -143,36 +143,25 @@ pub fn run(args: &Check) -> Outcome {
 /// Checks a volume that the caller has locked, if it could; `report` has what was noticed before.
 pub fn check(volume: Unlocked, how: How, salvage: Option<Salvage>, report: Report) -> Outcome<Report> {
     let Unlocked { root, keys, mode, name_max, data_keys, runtime } = volume;
-    let (sessions, state_unknown) = sessions(&root, &keys, how.repair, &report)?;
-    let crashed = sessions.crashed();
-    let redo = Redo::new(root.as_fd(), crashed.clone()).or_exit(Exit::Volume, "cannot open the volume")?;
-    let volume = Arc::new(Volume { keys, sessions, redo, durability: Durability::Fast });
-    if !crashed.is_empty() && !how.live {
-        let cause = format!("{} of the volume did not end cleanly", mounts(crashed.len()));
+    let (volume, state_unknown) = open(&root, keys, how.repair, &report)?;
+    let crashed = volume.sessions.crashed().len();
+    if crashed > 0 && !how.live {
+        let cause = format!("{} of the volume did not end cleanly", mounts(crashed));
         report.add(Finding::new(Severity::Leftover, Kind::Session, None, STATE_FILE.as_bytes(), cause));
     }
     if how.repair {
         volume.sessions.begin().or_exit(Exit::Volume, "cannot begin a session")?;
     }
     let checker = Checker {
-        root: root.as_fd(),
-        volume: &volume,
-        shared: volume.clone(),
-        mode,
-        name_max,
         keys: (!how.structure).then_some(data_keys),
-        runtime,
-        how,
         state_unknown,
-        crashed: crashed.len(),
+        crashed,
         salvage,
-        large: Mutex::default(),
-        outage: Mutex::default(),
-        put_back: AtomicBool::new(false),
-        unsettled: AtomicBool::new(false),
-        report,
+        ..Checker::new(root.as_fd(), &volume, (mode, name_max), runtime, how, report)
     };
-    checker.go();
+    let counts = &checker.report.counts;
+    let read = || (counts.read.load(Ordering::Relaxed), counts.known.load(Ordering::Relaxed));
+    checker.go(&|task| checker.file(task), ("{bytes} of {total_bytes}, {binary_bytes_per_sec}", &read));
     if how.repair {
         checker.settle();
     }
@@ -181,6 +170,45 @@ pub fn check(volume: Unlocked, how: How, salvage: Option<Salvage>, report: Repor
     }
     checker.report.finish();
     Ok(checker.report)
+}
+
+/// For another command that goes through all files. The caller has the volume to itself.
+pub struct EachFile<'a> {
+    pub root: BorrowedFd<'a>,
+    pub volume: &'a Arc<Volume>,
+    pub mode: NameMode,
+    pub name_max: usize,
+    pub runtime: tokio::runtime::Handle,
+    /// That look at files, beside the one that walks. 0: the one that walks looks at them, too.
+    pub threads: usize,
+    pub progress: bool,
+}
+
+impl EachFile<'_> {
+    /// Gives every regular file of the volume to `look`, once however many names it has. `report` gets what kept files from
+    /// being reached, among others; `done` counts the files that are through, for the bar on a terminal.
+    pub fn go(self, report: Report, done: &AtomicU64, look: &(dyn Fn(Task) + Sync)) -> Report {
+        let how = How {
+            depth: Depth::Slots,
+            structure: true,
+            files_only: true,
+            repair: false,
+            live: false,
+            progress: self.progress,
+            threads: self.threads,
+        };
+        let checker = Checker::new(self.root, self.volume, (self.mode, self.name_max), self.runtime, how, report);
+        let files = || (done.load(Ordering::Relaxed), checker.report.counts.files.load(Ordering::Relaxed));
+        checker.go(look, ("{human_pos} of {human_len} files", &files));
+        checker.report
+    }
+}
+
+/// What reading a volume needs, and whether its state file cannot be trusted.
+pub fn open(root: &OwnedFd, keys: VolumeKeys, repair: bool, report: &Report) -> Outcome<(Arc<Volume>, bool)> {
+    let (sessions, state_unknown) = sessions(root, &keys, repair, report)?;
+    let redo = Redo::new(root.as_fd(), sessions.crashed()).or_exit(Exit::Volume, "cannot open the volume")?;
+    Ok((Arc::new(Volume { keys, sessions, redo, durability: Durability::Fast }), state_unknown))
 }
 
 fn verdict(exit: Exit, backing_dir: &Path) -> String {
@@ -241,22 +269,53 @@ fn sessions(root: &OwnedFd, keys: &VolumeKeys, repair: bool, report: &Report) ->
     }
 }
 
+impl<'a> Checker<'a> {
+    /// One that asks for no keys and copies nothing.
+    fn new(
+        root: BorrowedFd<'a>,
+        volume: &'a Arc<Volume>,
+        (mode, name_max): (NameMode, usize),
+        runtime: tokio::runtime::Handle,
+        how: How,
+        report: Report,
+    ) -> Self {
+        Self {
+            root,
+            volume,
+            shared: volume.clone(),
+            mode,
+            name_max,
+            keys: None,
+            runtime,
+            how,
+            state_unknown: false,
+            crashed: 0,
+            salvage: None,
+            large: Mutex::default(),
+            outage: Mutex::default(),
+            put_back: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
+            report,
+        }
+    }
+}
+
 impl Checker<'_> {
     fn names(&self) -> Names<'_> {
         Names { mode: self.mode, name_max: self.name_max, keys: &self.volume.keys }
     }
 
-    /// Walks and looks, on all cores.
-    fn go(&self) {
+    /// Walks, and looks at the files on threads of their own.
+    fn go(&self, look: &(dyn Fn(Task) + Sync), bar: Bar<'_>) {
         if self.how.threads == 0 {
-            return self.walk(&|task| self.file(task));
+            return self.walk(&|task| look(task));
         }
         let (send, receive) = mpsc::sync_channel(QUEUE);
         let receive = Mutex::new(receive);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             if self.how.progress {
-                scope.spawn(|| self.show_progress(&done));
+                scope.spawn(|| show_progress(bar, &done));
             }
             let workers: Vec<_> = (0..self.how.threads)
                 .map(|_| {
@@ -264,7 +323,7 @@ impl Checker<'_> {
                         loop {
                             let next = receive.lock().recv();
                             let Ok(task) = next else { return };
-                            self.file(task);
+                            look(task);
                         }
                     })
                 })
@@ -280,23 +339,6 @@ impl Checker<'_> {
         });
     }
 
-    /// A bar on a terminal, nothing elsewhere. Its length grows while the walk goes on.
-    fn show_progress(&self, done: &AtomicBool) {
-        let bar = indicatif::ProgressBar::new(0);
-        let style = "{elapsed_precise} [{bar:30}] {bytes} of {total_bytes}, {binary_bytes_per_sec}";
-        if let Ok(style) = indicatif::ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        while !done.load(Ordering::Relaxed) {
-            // The second one of two in a row is not drawn.
-            bar.set_position(self.report.counts.read.load(Ordering::Relaxed));
-            bar.set_length(self.report.counts.known.load(Ordering::Relaxed));
-            bar.tick();
-            std::thread::sleep(PROGRESS);
-        }
-        bar.finish_and_clear();
-    }
-
     /// Told once, by the first file that shows it.
     fn state_was_put_back(&self, session: u32) {
         if self.state_unknown || self.put_back.swap(true, Ordering::Relaxed) {
@@ -307,4 +349,25 @@ impl Checker<'_> {
         );
         self.report.add(Finding::new(Severity::Damage, Kind::StatePutBack, None, STATE_FILE.as_bytes(), cause));
     }
+}
+
+/// What a bar on the terminal says behind its picture, and how far it is, of how much.
+type Bar<'a> = (&'a str, &'a (dyn Fn() -> (u64, u64) + Sync));
+
+/// A bar on a terminal, nothing elsewhere. Its length grows while the walk goes on.
+fn show_progress((text, so_far): Bar<'_>, done: &AtomicBool) {
+    let bar = indicatif::ProgressBar::new(0);
+    let style = format!("{{elapsed_precise}} [{{bar:30}}] {text}");
+    if let Ok(style) = indicatif::ProgressStyle::with_template(&style) {
+        bar.set_style(style);
+    }
+    while !done.load(Ordering::Relaxed) {
+        // The second one of two in a row is not drawn.
+        let (position, length) = so_far();
+        bar.set_position(position);
+        bar.set_length(length);
+        bar.tick();
+        std::thread::sleep(PROGRESS);
+    }
+    bar.finish_and_clear();
 }

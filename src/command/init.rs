@@ -139,6 +139,5 @@ fn write(root: BorrowedFd<'_>, volume: &Volume, keys: &VolumeKeys) -> Result<(),
         let names = Names { mode: volume.names, name_max: volume.name_max, keys };
         backing::symlink(&names.new_marker().1, root, DIR_MARKER.as_bytes())?;
     }
-    let tmp = format!("{TMP_PREFIX}{}", hex(&random::bytes::<8>()));
-    backing::replace_file(root, VOLUME_FILE, &tmp, &volume.to_bytes(&keys.volume), 0o600)
+    super::volume::write(root, volume, &keys.volume)
 }

@@ -9,7 +9,7 @@ use crate::crypto::Suite;
 use crate::format::derived::VolumeId;
 use crate::format::volume::Volume;
 use crate::keys::KeysConfig;
-use crate::kms::{CtyunKms, KeySpec, Kms};
+use crate::kms::{CtyunKms, KeySpec, Kms, MAX_INFLIGHT};
 
 use super::{OrExit, Outcome, fail};
 
@@ -124,6 +124,12 @@ impl KmsSetup {
     /// Whether keys may be fetched before their files are opened.
     pub fn fetches_ahead(&self) -> bool {
         self.config.as_ref().and_then(|config| config.keys.prefetch).unwrap_or(true)
+    }
+
+    /// Requests that may be under way at a time.
+    pub fn max_inflight(&self) -> usize {
+        let set = self.config.as_ref().and_then(|config| config.kms.max_inflight);
+        set.unwrap_or(MAX_INFLIGHT)
     }
 
     /// What the configuration says of new volumes.

@@ -10,7 +10,6 @@ use crate::cli::exit_code::Exit;
 use crate::content;
 use crate::crypto::{aead, secret};
 use crate::durable::{Durability, Redo, Sessions};
-use crate::format::volume::hex;
 use crate::fs::rounds::TEND;
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::Adapter;
@@ -84,11 +83,7 @@ fn serve(args: &Mount, options: &Options, mut ready: Ready) -> Outcome {
     aead::self_test(suite).or_exit(Exit::Other, "the self-test of the cipher engines failed on this machine")?;
     let kms = KmsSetup::new(&args.kms, &unverified.claimed().id)?;
     let (volume, volume_keys) = super::volume::unlock(unverified, &kms)?;
-    if let Some(wanted) = &args.fingerprint
-        && !wanted.eq_ignore_ascii_case(&hex(&volume_keys.fingerprint))
-    {
-        return fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume");
-    }
+    super::volume::expect_fingerprint(&volume_keys, args.fingerprint.as_deref())?;
     let sessions = Sessions::open(root.as_fd(), volume_keys.state.clone(), args.reset_state).map_err(|e| {
         let hint = " (to go on without it, give --reset-state: files that a crash cut are errors then)";
         super::Failure { exit: Exit::Volume, error: anyhow::anyhow!("{e}{hint}") }

@@ -1,13 +1,17 @@
 //! Opening a volume's own files, with and without its key.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use crate::backing;
 use crate::cli::exit_code::Exit;
+use crate::crypto::derive::MacKey;
+use crate::crypto::random;
 use crate::format::derived::VolumeKeys;
-use crate::format::volume::{UnverifiedVolume, VOLUME_FILE_MAX, Volume};
-use crate::format::{LOCK_FILE, VOLUME_FILE};
+use crate::format::volume::{UnverifiedVolume, VOLUME_FILE_MAX, Volume, VolumeWrapping, hex};
+use crate::format::{LOCK_FILE, TMP_PREFIX, VOLUME_FILE};
 use crate::kms::{KmsError, WrappedKey};
 
 use super::kms_setup::KmsSetup;
@@ -19,7 +23,7 @@ pub fn read(backing_dir: &Path) -> Outcome<(OwnedFd, UnverifiedVolume)> {
         .or_exit(Exit::Volume, format!("cannot open the backing directory {}", backing_dir.display()))?;
     let bytes = match backing::read_file(root.as_fd(), VOLUME_FILE, VOLUME_FILE_MAX) {
         Ok(bytes) => bytes,
-        Err(rustix::io::Errno::NOENT) => {
+        Err(Errno::NOENT) => {
             return fail(
                 Exit::Volume,
                 format!(
@@ -49,12 +53,7 @@ pub fn unlock(volume: UnverifiedVolume, kms: &KmsSetup) -> Outcome<(Volume, Volu
     }
     let mut last = None;
     for wrapping in &claimed.wrappings {
-        let wrapped = WrappedKey {
-            key_id: wrapping.key_id.clone(),
-            key_version: wrapping.key_version.clone(),
-            blob: wrapping.blob.clone(),
-        };
-        match kms.block_on(kms.kms.decrypt(&wrapped, suite.key_len())) {
+        match kms.block_on(kms.kms.decrypt(&wrapped_key(wrapping), suite.key_len())) {
             Ok(key) => {
                 let keys = VolumeKeys::derive(suite, id, &key);
                 let volume = volume.verify(&keys.volume).or_exit(
@@ -68,6 +67,28 @@ pub fn unlock(volume: UnverifiedVolume, kms: &KmsSetup) -> Outcome<(Volume, Volu
     }
     let e = last.expect("a parsed volume has at least one wrapping");
     Err(kms_failure(e, "cannot unwrap the volume key"))
+}
+
+pub fn wrapped_key(wrapping: &VolumeWrapping) -> WrappedKey {
+    WrappedKey {
+        key_id: wrapping.key_id.clone(),
+        key_version: wrapping.key_version.clone(),
+        blob: wrapping.blob.clone(),
+    }
+}
+
+/// Refuses a volume other than the one that is meant.
+pub fn expect_fingerprint(keys: &VolumeKeys, wanted: Option<&str>) -> Outcome {
+    if wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(&hex(&keys.fingerprint))) {
+        return Ok(());
+    }
+    fail(Exit::Volume, "the volume key has another fingerprint than was asked for: this is another volume")
+}
+
+/// Puts the volume file durably in its place.
+pub fn write(root: BorrowedFd<'_>, volume: &Volume, key: &MacKey) -> Result<(), Errno> {
+    let tmp = format!("{TMP_PREFIX}{}", hex(&random::bytes::<8>()));
+    backing::replace_file(root, VOLUME_FILE, &tmp, &volume.to_bytes(key), 0o600)
 }
 
 /// "The service said no" and "could not ask" have exit codes of their own.

@@ -37,6 +37,34 @@ pub struct Head {
 }
 
 impl Head {
+    /// Reads the first page. `None` for an empty file.
+    ///
+    /// # Errors
+    /// [`ContentError::Short`], or the backing's.
+    pub fn read(keys: &VolumeKeys, file: BorrowedFd<'_>) -> Result<Option<Self>> {
+        let mut page = Box::new([0; BLOCK_LEN]);
+        let n = backing::read_at(file, &mut page[..], 0)?;
+        if n == 0 {
+            return Ok(None);
+        }
+        if n < BLOCK_LEN {
+            return Err(ContentError::Short);
+        }
+        let copy = |n: usize| FileHeader::from_bytes(keys.suite, &keys.header, &page[n * HEADER_LEN..][..HEADER_LEN]);
+        let copies = [copy(0), copy(1)];
+        Ok(Some(Self { stored_len: backing::stat(file)?.st_size as u64, copies, page }))
+    }
+
+    /// The bytes of a copy, valid or not.
+    pub fn copy(&self, n: usize) -> &[u8] {
+        &self.page[n * HEADER_LEN..][..HEADER_LEN]
+    }
+
+    /// Whether both copies are valid and the same: not so after a re-wrap that was cut off.
+    pub fn copies_agree(&self) -> bool {
+        self.copies[0].is_ok() && self.copy(0) == self.copy(1)
+    }
+
     /// The copy that counts, and its number.
     pub fn header(&self) -> Option<(usize, &FileHeader)> {
         match (&self.copies[0], &self.copies[1]) {
@@ -54,29 +82,14 @@ impl Head {
         if self.copies[other].is_ok() {
             return Ok(false);
         }
-        let bytes = &self.page[good * HEADER_LEN..][..HEADER_LEN];
-        backing::write_at(file, bytes, (other * HEADER_LEN) as u64)?;
+        backing::write_at(file, self.copy(good), (other * HEADER_LEN) as u64)?;
         Ok(true)
     }
 }
 
-/// Reads the first page. `None` for an empty file.
-///
-/// # Errors
-/// [`ContentError::Short`], or the backing's.
+/// [`Head::read`], for who looks.
 pub fn look_at_head(view: View<'_>, file: BorrowedFd<'_>) -> Result<Option<Head>> {
-    let mut page = Box::new([0; BLOCK_LEN]);
-    let n = backing::read_at(file, &mut page[..], 0)?;
-    if n == 0 {
-        return Ok(None);
-    }
-    if n < BLOCK_LEN {
-        return Err(ContentError::Short);
-    }
-    let copy =
-        |n: usize| FileHeader::from_bytes(view.keys.suite, &view.keys.header, &page[n * HEADER_LEN..][..HEADER_LEN]);
-    let copies = [copy(0), copy(1)];
-    Ok(Some(Head { stored_len: backing::stat(file)?.st_size as u64, copies, page }))
+    Head::read(view.keys, file)
 }
 
 /// How much of each block is looked at.

@@ -119,6 +119,7 @@ fn content_errno(e: &ContentError) -> i32 {
         | ContentError::Block { .. }
         | ContentError::Slot { .. }
         | ContentError::Missing { .. }
+        | ContentError::Generations
         | ContentError::WrappingTooLong(_)
         | ContentError::NoKey => libc::EIO,
     }

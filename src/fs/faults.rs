@@ -90,6 +90,8 @@ enum Step {
     EndRounds,
     Rotate,
     Remount,
+    /// Of a file that nobody has open.
+    Rewrap(String),
 }
 
 impl Step {
@@ -146,7 +148,8 @@ impl Step {
             | Self::Rename(path, _)
             | Self::FsyncDir(path)
             | Self::SetXattr(path, ..)
-            | Self::RemoveXattr(path, _) => Some(path),
+            | Self::RemoveXattr(path, _)
+            | Self::Rewrap(path) => Some(path),
             Self::Create(path) | Self::Mkdir(path) | Self::Symlink(path, _) => {
                 path.rsplit_once('/').map(|(dir, _)| dir)
             }
@@ -294,6 +297,7 @@ impl Trial {
                 self.remount();
                 return Ok(());
             }
+            Step::Rewrap(path) => rig.rewrap(path),
         };
         if done.is_ok() {
             self.note(step);

@@ -273,6 +273,17 @@ impl World {
         self.durable("rotation".into(), Settles::All, 0..self.files.len());
     }
 
+    /// A file that is closed gets its key wrapped anew.
+    pub fn rewrap(&mut self, path: &str) {
+        self.rig.rewrap(path).expect("re-wraps");
+        self.did(format!("re-wrap {path}"));
+    }
+
+    pub fn kill(&mut self) {
+        self.rig.kill();
+        self.did("kill".into());
+    }
+
     pub fn remount(&mut self) {
         self.rig.remount();
         self.durable("remount".into(), Settles::All, 0..self.files.len());

@@ -34,6 +34,7 @@ struct FakeKms {
     next: Mutex<VecDeque<Mood>>,
     decrypts: AtomicUsize,
     generates: AtomicUsize,
+    re_encrypts: AtomicUsize,
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
     complaints: AtomicU64,
@@ -100,8 +101,13 @@ impl Kms for FakeKms {
         })
     }
 
-    fn re_encrypt<'a>(&'a self, _: &'a WrappedKey, _: &'a str) -> BoxFuture<'a, Result<WrappedKey, KmsError>> {
-        unreachable!("keys never re-encrypts")
+    fn re_encrypt<'a>(&'a self, old: &'a WrappedKey, to: &'a str) -> BoxFuture<'a, Result<WrappedKey, KmsError>> {
+        Box::pin(async move {
+            self.re_encrypts.fetch_add(1, Ordering::SeqCst);
+            self.act().await?;
+            // Twice the same letters: the same plaintext.
+            Ok(WrappedKey { key_id: to.into(), key_version: "v2".into(), blob: old.blob.repeat(2) })
+        })
     }
 
     fn describe_key<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<KeyDescription, KmsError>> {
@@ -152,6 +158,7 @@ fn set_up(change: impl FnOnce(&mut KeysConfig)) -> (Arc<FakeKms>, Arc<Keys>) {
         next: Mutex::default(),
         decrypts: AtomicUsize::new(0),
         generates: AtomicUsize::new(0),
+        re_encrypts: AtomicUsize::new(0),
         under_way: AtomicUsize::new(0),
         most_under_way: AtomicUsize::new(0),
         complaints: AtomicU64::new(0),
@@ -356,6 +363,45 @@ async fn foreign_kms_keys_are_refused_without_a_call() {
     kms.be(Mood::NamesAnotherKey);
     let error = keys.new_key().await.expect_err("its file could not be opened later");
     assert!(matches!(error, KeyError::ForeignKey { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_share_a_key_have_it_wrapped_anew_by_one_call() {
+    for (files_per_data_key, calls) in [(1, 20), (10, 1)] {
+        let (kms, keys) = set_up(|config| config.files_per_data_key = files_per_data_key);
+        kms.be(Mood::Slow(SECOND));
+        let rewrapper = Rewrapper::new(keys, "other");
+        let old = wrapped("a");
+        for result in join_all((0..20).map(|_| rewrapper.rewrap(&old))).await {
+            let (new, key) = result.expect("re-wraps");
+            assert_eq!((&new.key_id[..], &new.blob[..]), ("other", "aa"));
+            assert_eq!(key.secret(), &plaintext("a", 32));
+        }
+        assert_eq!(kms.re_encrypts.load(Ordering::SeqCst), calls);
+        assert_eq!(kms.calls().0, 1, "unwrapped once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_re_wrap_that_failed_is_asked_for_again() {
+    let (kms, keys) = set_up(|config| config.files_per_data_key = 2);
+    let rewrapper = Rewrapper::new(keys, "other");
+    kms.be(Mood::Fails(denied()));
+    assert!(rewrapper.rewrap(&wrapped("a")).await.expect_err("refused").is_denied());
+    kms.be(Mood::Hangs);
+    assert!(rewrapper.rewrap(&wrapped("a")).await.expect_err("no answer").is_outage());
+    kms.be(Mood::Answers);
+    assert!(rewrapper.rewrap(&wrapped("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn kms_keys_that_are_not_allowed_are_neither_source_nor_destination() {
+    for (allowed, foreign) in [("CMK", "other"), ("other", "cmk")] {
+        let (kms, keys) = set_up(|config| config.allowed_key_ids = Some(vec![allowed.into()]));
+        let error = Rewrapper::new(keys, "other").rewrap(&wrapped("a")).await.expect_err("foreign");
+        assert!(matches!(error, KeyError::ForeignKey { key_id } if key_id == foreign));
+        assert_eq!(kms.re_encrypts.load(Ordering::SeqCst), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

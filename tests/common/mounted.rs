@@ -236,6 +236,11 @@ impl Mounted {
         self.backing = backing;
     }
 
+    /// From now on commands have this configuration file.
+    pub fn set_config(&mut self, config: &str) {
+        self.config = config.to_owned();
+    }
+
     /// A directory of the test's own, beside the backing.
     pub fn scratch(&self) -> &Path {
         self.dir.path()

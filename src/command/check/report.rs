@@ -304,6 +304,10 @@ impl Report {
         self.findings.lock().extend(findings);
     }
 
+    pub fn of_severity(&self, severity: Severity) -> Vec<Finding> {
+        self.findings.lock().iter().filter(|finding| finding.severity == severity).cloned().collect()
+    }
+
     #[cfg(test)]
     pub fn findings(&self) -> parking_lot::MutexGuard<'_, Vec<Finding>> {
         self.findings.lock()

@@ -463,6 +463,9 @@ impl Checker<'_> {
 
     /// Verifies the xattrs of an inode, and gives them to its copy.
     pub fn xattrs(&self, fd: BorrowedFd<'_>, at: &Where, out: Option<&Place>) {
+        if self.how.files_only {
+            return;
+        }
         let found = match self.read_xattrs(fd) {
             Ok(found) => found,
             Err(Errno::OPNOTSUPP | Errno::NOENT) => return,

@@ -523,3 +523,25 @@ fn faults_of_repairs_of(setup: &Setup) -> usize {
     }
     trials
 }
+
+/// A re-wrap that fails at any call leaves a file that opens, and can be done again.
+#[test]
+fn faults_of_rewraps() {
+    let rewrap = |path: &str| Step::Rewrap(text(path));
+    let steps = [
+        create("small"),
+        write("small", 0, 100),
+        create("large"),
+        write("large", 0, 150_000),
+        Step::Remount,
+        rewrap("small"),
+        rewrap("large"),
+        rewrap("small"),
+        Step::Remount,
+        write("small", 50, 5000),
+        fsync("small"),
+        Step::Remount,
+        rewrap("small"),
+    ];
+    judge("re-wraps", &Setup::safe(), &steps);
+}

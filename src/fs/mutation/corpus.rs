@@ -151,6 +151,7 @@ fn tree(rig: &mut Rig) {
     file(rig, "dir/a", 6000);
     file(rig, "dir/b", 6000);
     file(rig, "dir/inner/c", 50);
+    file(rig, "rewrapped", 9000);
     file(rig, "other/a", 6000);
     file(rig, &"l".repeat(LONG), 300);
     file(rig, &format!("dir/{}", "m".repeat(LONG)), 300);
@@ -181,6 +182,8 @@ fn tree(rig: &mut Rig) {
 }
 
 fn later(rig: &mut Rig) {
+    // Generation 2. Who puts the older header back brings the older wrapping of the same key.
+    rig.rewrap("rewrapped").expect("re-wraps");
     // Slots with two versions, one newer length and one older.
     write(rig, "size4097", 0, 4097);
     write(rig, "size262145", 100, 9000);

@@ -125,7 +125,15 @@ pub fn check(at: &Path) -> Result<(Option<Exit>, Vec<Finding>), String> {
     let file_keys = rig::keys(keys.suite, claims.files_per_data_key);
     let (mode, name_max) = (claims.names, claims.name_max);
     let volume = Unlocked { root, keys, mode, name_max, data_keys: file_keys, runtime: rig::runtime() };
-    let how = How { depth: Depth::Blocks, structure: false, repair: false, live: false, progress: false, threads: 0 };
+    let how = How {
+        depth: Depth::Blocks,
+        structure: false,
+        files_only: false,
+        repair: false,
+        live: false,
+        progress: false,
+        threads: 0,
+    };
     let report = check::check(volume, how, None, Report::default()).map_err(|failure| failure.error.to_string())?;
     let exit = report.tally().exit();
     let findings = std::mem::take(&mut *report.findings());

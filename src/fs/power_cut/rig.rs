@@ -13,15 +13,17 @@ use rustix::fs::{FileType, RenameFlags};
 use crate::backing::{self, tap};
 use crate::command::check::report::Report;
 use crate::command::check::{self, How, Unlocked};
-use crate::content::Volume;
-use crate::content::examine::Depth;
+use crate::content::examine::{Depth, Head};
+use crate::content::{ContentError, Volume, rewrap};
 use crate::crypto::Suite;
 use crate::crypto::secret::SecretBytes;
 use crate::durable::{Durability, Redo, Sessions};
 use crate::format::DIR_MARKER;
 use crate::format::derived::{VolumeId, VolumeKeys};
+use crate::format::file_header::{HeaderError, PROVIDER_CTYUN, Wrapping};
 use crate::format::volume::NameMode;
 use crate::fs::file_ops::{Allocate, WriteHow};
+use crate::fs::open_files::usable_wrappings;
 use crate::fs::{Caller, Fs, FsError, FsOptions, ROOT, Ready, Result, SetAttr};
 use crate::keys::{Keys, KeysConfig};
 use crate::kms::{BoxFuture, GeneratedKey, KeyDescription, KeySpec, Kms, KmsError, WrappedKey};
@@ -55,10 +57,10 @@ impl Kms for InstantKms {
 
     fn re_encrypt<'a>(
         &'a self,
-        _: &'a WrappedKey,
+        old: &'a WrappedKey,
         _: &'a str,
     ) -> BoxFuture<'a, std::result::Result<WrappedKey, KmsError>> {
-        unreachable!("the file system never re-encrypts")
+        Box::pin(async move { Ok(rewrapped(old)) })
     }
 
     fn describe_key<'a>(&'a self, _: &'a str) -> BoxFuture<'a, std::result::Result<KeyDescription, KmsError>> {
@@ -70,9 +72,14 @@ impl Kms for InstantKms {
     }
 }
 
+/// Another wrapping of the same key: what is behind a `+` tells them apart.
+fn rewrapped(old: &WrappedKey) -> WrappedKey {
+    WrappedKey { key_version: format!("{}+", old.key_version), blob: format!("{}+", old.blob), ..old.clone() }
+}
+
 /// The data key that [`InstantKms`] takes a wrapped one for.
 pub fn plaintext(blob: &str, len: usize) -> SecretBytes {
-    let bytes: Vec<u8> = blob.bytes().cycle().take(len).collect();
+    let bytes: Vec<u8> = blob.trim_end_matches('+').bytes().cycle().take(len).collect();
     SecretBytes::copy_of(&bytes).expect("fits")
 }
 
@@ -168,7 +175,15 @@ pub fn try_check(at: &Path, setup: &Setup, repair: bool) -> std::result::Result<
         data_keys: keys(setup.suite, setup.files_per_data_key),
         runtime: runtime(),
     };
-    let how = How { depth: Depth::Blocks, structure: false, repair, live: false, progress: false, threads: 0 };
+    let how = How {
+        depth: Depth::Blocks,
+        structure: false,
+        files_only: false,
+        repair,
+        live: false,
+        progress: false,
+        threads: 0,
+    };
     check::check(volume, how, None, Report::default()).map_err(|e| format!("{:#}", e.error))
 }
 
@@ -327,6 +342,31 @@ impl Rig {
 }
 
 impl Rig {
+    /// Has a file that nobody has open re-wrapped, as `kmsfs rotate` does it, or ends that.
+    pub fn rewrap(&mut self, path: &str) -> Result<()> {
+        let stored = self.fs().stored_path(self.find(path)?);
+        let stored = std::fs::File::options().read(true).write(true).open(stored).expect("opens");
+        let volume = &self.fs().volume();
+        if rewrap::finish(&volume.keys, stored.as_fd())? {
+            return Ok(());
+        }
+        let Some(head) = Head::read(&volume.keys, stored.as_fd())? else { return Ok(()) };
+        let (_, header) = head.header().ok_or(ContentError::Header(HeaderError::Magic))?;
+        let old = &usable_wrappings(&header.wrappings)?[0];
+        let new = rewrapped(old);
+        let key = plaintext(&new.blob, volume.keys.suite.key_len());
+        let WrappedKey { key_id, key_version, blob } = new;
+        let wrapping = Wrapping { provider: PROVIDER_CTYUN, key_id, key_version, blob };
+        Ok(rewrap::rewrap(&volume.keys, stored.as_fd(), vec![wrapping], &key)?)
+    }
+
+    /// The daemon dies, and another mount begins. Files that are open are lost sight of.
+    pub fn kill(&mut self) {
+        self.open.clear();
+        drop(self.fs.take());
+        self.fs = Some(mount(self.dir.path(), &self.setup).expect("mounts"));
+    }
+
     pub fn set_xattr(&mut self, path: &str, name: &str, value: &[u8]) -> Result<()> {
         self.fs().setxattr(self.find(path)?, name.as_bytes(), value, 0)
     }

@@ -35,6 +35,7 @@ pub fn all() -> Vec<Workload> {
         plain("database", database),
         plain("sessions", sessions),
         plain("emptied", emptied),
+        plain("re-wrapped headers", rewrapped_headers),
     ]
 }
 
@@ -321,4 +322,46 @@ fn emptied(world: &mut World) {
         world.set_len("f", 0);
         world.fsync("f");
     }
+}
+
+/// Headers that are written anew: between mounts, after a daemon that died, and with much of the file on its way to the
+/// disk. Whichever copy is torn, what was fsynced is there.
+#[test]
+fn headers_are_rewrapped() {
+    judge_workload("re-wrapped headers", &Setup::safe(), rewrapped_headers);
+}
+
+fn rewrapped_headers(world: &mut World) {
+    for (path, len) in [("small", 100), ("large", 150_000)] {
+        world.create(path);
+        world.write(path, 0, len);
+        world.fsync(path);
+    }
+    world.remount();
+    world.rewrap("small");
+    world.rewrap("large");
+    world.rewrap("small");
+    // With bytes that nobody synced, in the head page and elsewhere.
+    for path in ["small", "large"] {
+        world.append(path, 5000);
+        world.write(path, 50, 10);
+        world.close(path);
+        world.end_rounds();
+        world.append(path, 3000);
+        world.close(path);
+        world.rewrap(path);
+        world.append(path, 200);
+        world.fsync(path);
+    }
+    // A daemon that died: what it wrote is with the kernel, and a round has not ended.
+    world.write("large", 0, 9000);
+    world.write("large", 130_000, 4096);
+    world.append("small", 40);
+    world.kill();
+    world.rewrap("large");
+    world.rewrap("small");
+    world.write("large", 4096, 8192);
+    world.fsync("large");
+    world.remount();
+    world.rewrap("large");
 }
