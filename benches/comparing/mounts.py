@@ -117,6 +117,27 @@ class KmsfsFast(Kmsfs):
     options = ["-o", "durability=fast"]
 
 
+class KmsfsUring(Kmsfs):
+    name = "kmsfs-uring"
+    about = "AES-256-GCM, durability safe, embedded development KMS, requests over io_uring"
+    options = ["-o", "io_uring"]
+    allowed = "/sys/module/fuse/parameters/enable_uring"
+
+    @classmethod
+    def missing(cls, tools):
+        return None if os.path.exists(cls.allowed) else "this kernel has no FUSE over io_uring"
+
+    def mount(self):
+        """The kernel looks when it is mounted; afterwards the switch is as it was."""
+        with open(self.allowed) as file:
+            before = file.read()
+        try:
+            _write(self.allowed, "1")
+            super().mount()
+        finally:
+            _write(self.allowed, before)
+
+
 class Gocryptfs(FileSystem):
     name = "gocryptfs"
     about = "its defaults: AES-256-GCM"
@@ -181,7 +202,7 @@ class Raw(FileSystem):
         pass
 
 
-ALL = [Kmsfs, KmsfsSm4, KmsfsFast, Gocryptfs, Securefs, Passthrough, Raw]
+ALL = [Kmsfs, KmsfsUring, KmsfsSm4, KmsfsFast, Gocryptfs, Securefs, Passthrough, Raw]
 NAMES = [kind.name for kind in ALL]
 # Only where it is asked for.
 OPTIONAL = ["kmsfs-fast"]
@@ -245,6 +266,11 @@ def _built_passthrough(work):
     run("cc", "-O2", "-D_FILE_OFFSET_BITS=64", "-I/usr/include/fuse3", "-o", program, machine.PASSTHROUGH_SOURCE,
         "-lfuse3", "-lpthread")
     return program
+
+
+def _write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _version(*command):
