@@ -218,25 +218,40 @@ impl Place {
 
 /// Threads that run wherever a processor is idle, for requests that keep one busy.
 pub struct Hands {
-    /// And whether the end has come.
-    work: Mutex<(VecDeque<Place>, bool)>,
+    work: Mutex<Work>,
     wake: Condvar,
+}
+
+#[derive(Default)]
+struct Work {
+    places: VecDeque<Place>,
+    /// Threads that wait for work and were not given any.
+    idle: usize,
+    ended: bool,
 }
 
 impl Hands {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { work: Mutex::new((VecDeque::new(), false)), wake: Condvar::new() })
+        Arc::new(Self { work: Mutex::default(), wake: Condvar::new() })
     }
 
-    fn give(&self, place: Place) {
+    /// Gives the place back if nobody is idle.
+    fn give(&self, place: Place) -> Option<Place> {
+        let mut work = self.work.lock();
+        if work.idle == 0 {
+            return Some(place);
+        }
+        work.idle -= 1;
         place.answers.heavy.fetch_add(1, Relaxed);
-        self.work.lock().0.push_back(place);
+        work.places.push_back(place);
+        drop(work);
         self.wake.notify_one();
+        None
     }
 
     /// No work comes any more.
     pub fn end(&self) {
-        self.work.lock().1 = true;
+        self.work.lock().ended = true;
         self.wake.notify_all();
     }
 
@@ -244,10 +259,11 @@ impl Hands {
     pub fn work(&self, adapter: &Adapter) {
         loop {
             let mut work = self.work.lock();
-            while work.0.is_empty() && !work.1 {
+            work.idle += 1;
+            while work.places.is_empty() && !work.ended {
                 self.wake.wait(&mut work);
             }
-            let Some(place) = work.0.pop_front() else { return };
+            let Some(place) = work.places.pop_front() else { return };
             drop(work);
             let answers = place.answers.clone();
             carry_out(adapter, place);
@@ -366,7 +382,7 @@ impl Lane {
 
 /// A ring for commands with 80 bytes of arguments.
 fn ring() -> io::Result<Ring> {
-    IoUring::builder().setup_single_issuer().setup_coop_taskrun().build(64)
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(64)
 }
 
 /// Whether this process may have rings at all, before the kernel is told that they will come.
@@ -410,9 +426,8 @@ impl Serving<'_> {
                 self.waiting -= 1;
             }
             let place = Place { answers: self.answers.clone(), memory: memory.clone(), number: number as usize };
-            if is_heavy(memory) {
-                self.lane.hands.give(place);
-            } else {
+            let mine = if is_heavy(memory) { self.lane.hands.give(place) } else { Some(place) };
+            if let Some(place) = mine {
                 carry_out(adapter, place);
             }
         }
