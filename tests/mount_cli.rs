@@ -25,6 +25,7 @@ fn main() -> std::process::ExitCode {
                 umount_of_a_mount_in_use,
                 a_signal_unmounts,
                 another_fingerprint_is_refused,
+                io_uring_needs_the_kernels_leave,
             ],
         )
         .on(&[DEV], bodies![a_mount_goes_into_the_background])
@@ -211,6 +212,29 @@ fn a_signal_unmounts(setup: &Setup) {
         assert!(!is_mounted(&m.root()));
     }
     assert!(!m.log().contains("did not end cleanly"), "{}", m.log());
+}
+
+/// Where root allows it (`.ci/run` tries both), requests come over io_uring; elsewhere the refusal says what to do.
+fn io_uring_needs_the_kernels_leave(setup: &Setup) {
+    let mut m = Mounted::unmounted(setup, "[mount]\nio_uring = true\n");
+    let allowed = fs::read_to_string("/sys/module/fuse/parameters/enable_uring").is_ok_and(|text| text.trim() == "Y");
+    if !allowed {
+        let (code, words) = run(&mut m.mount_command(""));
+        assert_eq!(code, Some(8), "{words}");
+        assert!(words.contains("/sys/module/fuse/parameters/enable_uring"), "{words}");
+        assert!(!is_mounted(&m.root()));
+        // The command line has the last word.
+        m.mount_with("no_io_uring");
+        return fs::write(m.path("file"), b"text").unwrap();
+    }
+    m.mount();
+    fs::write(m.path("file"), b"text").unwrap();
+    let threads = fs::read_dir(format!("/proc/{}/task", m.pid())).unwrap();
+    let names = threads.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let lanes = names.filter(|name| name.starts_with("kmsfs-lane-")).count();
+    assert!(lanes >= 2, "{lanes} lanes");
+    m.remount();
+    assert_eq!(fs::read(m.path("file")).unwrap(), b"text");
 }
 
 fn another_fingerprint_is_refused(setup: &Setup) {
