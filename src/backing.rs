@@ -232,24 +232,46 @@ pub fn statvfs(fd: BorrowedFd<'_>) -> Result<rustix::fs::StatVfs> {
     rustix::fs::fstatvfs(fd)
 }
 
-pub fn get_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &mut [u8]) -> Result<usize> {
+/// Whose xattrs: O_PATH is refused by `fgetxattr` and its like, and by `getxattrat` with AT_EMPTY_PATH too (Linux 6.18), so
+/// it takes the way through /proc, which costs some microseconds.
+#[derive(Clone, Copy, Debug)]
+pub enum XattrsOf<'a> {
+    /// Opened for reading or writing.
+    Open(BorrowedFd<'a>),
+    /// O_PATH, or anything.
+    Path(BorrowedFd<'a>),
+}
+
+pub fn get_xattr(of: XattrsOf<'_>, name: &[u8], value: &mut [u8]) -> Result<usize> {
     may_fail!(ReadXattr);
-    rustix::fs::getxattr(proc_path(fd), name, value)
+    match of {
+        XattrsOf::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
+        XattrsOf::Path(fd) => rustix::fs::getxattr(proc_path(fd), name, value),
+    }
 }
 
-pub fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8], flags: rustix::fs::XattrFlags) -> Result<()> {
+pub fn set_xattr(of: XattrsOf<'_>, name: &[u8], value: &[u8], flags: rustix::fs::XattrFlags) -> Result<()> {
     may_fail!(SetAttr);
-    rustix::fs::setxattr(proc_path(fd), name, value, flags)
+    match of {
+        XattrsOf::Open(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
+        XattrsOf::Path(fd) => rustix::fs::setxattr(proc_path(fd), name, value, flags),
+    }
 }
 
-pub fn list_xattrs(fd: BorrowedFd<'_>, list: &mut [u8]) -> Result<usize> {
+pub fn list_xattrs(of: XattrsOf<'_>, list: &mut [u8]) -> Result<usize> {
     may_fail!(ReadXattr);
-    rustix::fs::listxattr(proc_path(fd), list)
+    match of {
+        XattrsOf::Open(fd) => rustix::fs::flistxattr(fd, list),
+        XattrsOf::Path(fd) => rustix::fs::listxattr(proc_path(fd), list),
+    }
 }
 
-pub fn remove_xattr(fd: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+pub fn remove_xattr(of: XattrsOf<'_>, name: &[u8]) -> Result<()> {
     may_fail!(SetAttr);
-    rustix::fs::removexattr(proc_path(fd), name)
+    match of {
+        XattrsOf::Open(fd) => rustix::fs::fremovexattr(fd, name),
+        XattrsOf::Path(fd) => rustix::fs::removexattr(proc_path(fd), name),
+    }
 }
 
 /// Reads into `bufs` one after the other from `offset` on; fewer bytes than asked only at the file's end.

@@ -383,6 +383,10 @@ impl Content {
         self.file.as_fd()
     }
 
+    pub fn shared_file(&self) -> Arc<OwnedFd> {
+        self.file.clone()
+    }
+
     pub fn has_key(&self) -> bool {
         self.keys.is_some()
     }

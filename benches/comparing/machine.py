@@ -166,10 +166,10 @@ def resident_bytes(pid):
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def install_packages(say, allowed):
+def install_packages(say, allowed, packages=PACKAGES):
     """Installs what is missing, as root on a Debian; otherwise says what is missing. Rows and columns that need it are
     left out then, each with its reason."""
-    missing = [package for command, package in PACKAGES if shutil.which(command) is None]
+    missing = [package for command, package in packages if shutil.which(command) is None]
     if not (os.path.exists(PASSTHROUGH_SOURCE) and os.path.exists("/usr/include/fuse3/fuse_lowlevel.h")):
         missing.append("libfuse3-dev")
     if not missing:

@@ -70,13 +70,15 @@ fn put(file: BorrowedFd<'_>, n: usize, bytes: &[u8]) -> Result<()> {
 fn leaving_the_rest(file: BorrowedFd<'_>, write: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = backing::stat(file)?;
     let mut capability = [0; 64];
-    let capability = match backing::get_xattr(file, CAPABILITY, &mut capability) {
+    let capability = match backing::get_xattr(backing::XattrsOf::Open(file), CAPABILITY, &mut capability) {
         Ok(n) => Some(&capability[..n]),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
         Err(e) => return Err(e.into()),
     };
     let put_back = || match capability {
-        Some(value) => backing::set_xattr(file, CAPABILITY, value, rustix::fs::XattrFlags::empty()),
+        Some(value) => {
+            backing::set_xattr(backing::XattrsOf::Open(file), CAPABILITY, value, rustix::fs::XattrFlags::empty())
+        }
         None => Ok(()),
     };
     put_back()?;

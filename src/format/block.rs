@@ -140,20 +140,22 @@ impl Slot {
 /// The nonces of one request: one random 96-bit start, then + 1 for each seal (`docs/FORMAT.md` section 5.3).
 /// Made once the request's data is in hand, never kept for another.
 #[derive(Debug)]
-pub struct Nonces(u128);
+pub struct Nonces(Option<u128>);
 
 impl Nonces {
+    /// Asks for randomness at the first nonce: many a request has all its blocks sealed before.
     pub fn for_request() -> Self {
-        let start: NonceBytes = random::bytes();
-        let mut wide = [0; 16];
-        wide[..NONCE_LEN].copy_from_slice(&start);
-        Self(u128::from_le_bytes(wide))
+        Self(None)
     }
 
     pub fn take(&mut self) -> NonceBytes {
-        let nonce = self.0.to_le_bytes()[..NONCE_LEN].try_into().expect("12 bytes");
-        self.0 = self.0.wrapping_add(1) & ((1 << 96) - 1);
-        nonce
+        let next = *self.0.get_or_insert_with(|| {
+            let mut wide = [0; 16];
+            random::fill(&mut wide[..NONCE_LEN]);
+            u128::from_le_bytes(wide)
+        });
+        self.0 = Some(next.wrapping_add(1) & ((1 << 96) - 1));
+        next.to_le_bytes()[..NONCE_LEN].try_into().expect("12 bytes")
     }
 }
 
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn nonces_of_a_request_count_up() {
-        let mut nonces = Nonces((1 << 96) - 1);
+        let mut nonces = Nonces(Some((1 << 96) - 1));
         assert_eq!(nonces.take(), [0xff; 12]);
         assert_eq!(nonces.take(), [0; 12]);
         assert_ne!(Nonces::for_request().take(), Nonces::for_request().take());

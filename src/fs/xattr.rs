@@ -1,12 +1,14 @@
 //! Extended attributes: `user.*` encrypted, the others as they are, since the kernel acts on them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::backing;
+use crate::backing::{self, XattrsOf};
 
+use super::inodes::Inode;
 use super::{Fs, FsError, Result};
 
 /// XATTR_SIZE_MAX and XATTR_LIST_MAX of Linux.
@@ -19,11 +21,12 @@ impl Fs {
             return Err(Errno::NODATA.into());
         }
         let stored = self.names().store_xattr_name(name);
+        let descriptor = Descriptor::of(&inode)?;
         let mut value = vec![0; 256];
-        let n = match backing::get_xattr(inode.fd()?.as_fd(), &stored, &mut value) {
+        let n = match backing::get_xattr(descriptor.xattrs(), &stored, &mut value) {
             Err(Errno::RANGE) => {
                 value.resize(VALUE_MAX, 0);
-                backing::get_xattr(inode.fd()?.as_fd(), &stored, &mut value)
+                backing::get_xattr(descriptor.xattrs(), &stored, &mut value)
             }
             other => other,
         };
@@ -40,7 +43,7 @@ impl Fs {
         let names = self.names();
         let (stored, value) = (names.store_xattr_name(name), names.store_xattr_value(name, value));
         let flags = XattrFlags::from_bits_truncate(flags as u32);
-        Ok(backing::set_xattr(inode.fd()?.as_fd(), &stored, &value, flags)?)
+        Ok(backing::set_xattr(Descriptor::of(&inode)?.xattrs(), &stored, &value, flags)?)
     }
 
     /// The names, each followed by NUL.
@@ -49,11 +52,12 @@ impl Fs {
         if inode.kind == rustix::fs::FileType::Symlink {
             return Ok(Vec::new());
         }
+        let descriptor = Descriptor::of(&inode)?;
         let mut list = vec![0; 1024];
-        let n = match backing::list_xattrs(inode.fd()?.as_fd(), &mut list) {
+        let n = match backing::list_xattrs(descriptor.xattrs(), &mut list) {
             Err(Errno::RANGE) => {
                 list.resize(VALUE_MAX, 0);
-                backing::list_xattrs(inode.fd()?.as_fd(), &mut list)?
+                backing::list_xattrs(descriptor.xattrs(), &mut list)?
             }
             other => other?,
         };
@@ -78,7 +82,36 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         let stored = self.names().store_xattr_name(name);
-        backing::remove_xattr(inode.fd()?.as_fd(), &stored).map_err(too_long_means_none)
+        backing::remove_xattr(Descriptor::of(&inode)?.xattrs(), &stored).map_err(too_long_means_none)
+    }
+}
+
+/// What the backing is asked of an inode's xattrs by. The kernel asks for `security.capability` before it writes to a file,
+/// which is open then.
+enum Descriptor {
+    /// The open state's.
+    Open(Arc<OwnedFd>),
+    /// The inode's own.
+    Path(Arc<OwnedFd>),
+}
+
+impl Descriptor {
+    /// Waits for nobody who opens, closes or writes the file: there is the other way.
+    fn of(inode: &Inode) -> Result<Self> {
+        if let Some(open) = inode.open.try_lock()
+            && let Some(file) = &*open
+            && let Some(content) = file.content.try_read()
+        {
+            return Ok(Self::Open(content.shared_file()));
+        }
+        Ok(Self::Path(inode.fd()?))
+    }
+
+    fn xattrs(&self) -> XattrsOf<'_> {
+        match self {
+            Self::Open(fd) => XattrsOf::Open(fd.as_fd()),
+            Self::Path(fd) => XattrsOf::Path(fd.as_fd()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use crate::backing;
+use crate::backing::{self, XattrsOf};
 use crate::cli::exit_code::Exit;
 use crate::command::{OrExit, Outcome, fail};
 use crate::content::ContentError;
@@ -303,6 +303,6 @@ impl Checker<'_> {
 fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) {
     for (name, value) in xattrs {
         // Where the new file system has none, or they are not this user's to set, the copy goes without.
-        let _ = backing::set_xattr(fd, name, value, XattrFlags::empty());
+        let _ = backing::set_xattr(XattrsOf::Path(fd), name, value, XattrFlags::empty());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::backing;
+use crate::backing::{self, XattrsOf};
 use crate::content::examine::{Head, look_at_head};
 use crate::content::{ContentError, Result as ContentResult};
 use crate::format::derived::FileId;
@@ -485,7 +485,7 @@ impl Checker<'_> {
     pub fn read_xattrs(&self, fd: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
         let names = self.names();
         let mut list = vec![0; XATTR_MAX];
-        let n = backing::list_xattrs(fd, &mut list)?;
+        let n = backing::list_xattrs(XattrsOf::Path(fd), &mut list)?;
         let mut found = Xattrs::default();
         for stored in list[..n].split(|&b| b == 0).filter(|stored| !stored.is_empty()) {
             let Some(name) = names.reveal_xattr_name(stored) else {
@@ -498,7 +498,7 @@ impl Checker<'_> {
                 continue;
             };
             let mut value = vec![0; XATTR_MAX];
-            let n = match backing::get_xattr(fd, stored, &mut value) {
+            let n = match backing::get_xattr(XattrsOf::Path(fd), stored, &mut value) {
                 Ok(n) => n,
                 // Removed meanwhile, or not for this user to see.
                 Err(_) if !stored.starts_with(b"user.") => continue,
