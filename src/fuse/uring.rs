@@ -10,29 +10,31 @@
 //! kernel another one. A lane that works has no place that waits, as a rule: the kernel would give it more work, whoever
 //! else is idle.
 
+mod hands;
+mod memory;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::CpuSet;
-use zerocopy::IntoBytes;
 
-use super::abi::{InHeader, OutHeader, WriteIn, op};
+use super::Adapter;
+use super::abi::{OutHeader, op};
 use super::device::Device;
 use super::reply::Sink;
 use super::request::Request;
-use super::{Adapter, MAX_WRITE};
 
-const PAGE: usize = 4096;
+pub use hands::Hands;
+use memory::Memory;
+
 /// A READ or WRITE from so many bytes on goes to [`Hands`]: waking a thread there costs a tenth of what it takes, at most.
 const LARGE: u32 = 128 << 10;
 /// Requests of one lane that [`Hands`] have at the same time: more wait in the kernel, not in this process's memory.
@@ -47,102 +49,6 @@ const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
 /// Marks the completion of a read of [`Answers::event`]; others carry the number of a place.
 const WOKEN: u64 = u64::MAX;
-
-/// `struct fuse_uring_req_header`.
-#[repr(C)]
-struct Headers {
-    /// `fuse_in_header`, then `fuse_out_header`.
-    in_out: [u8; 128],
-    /// The first argument of the request.
-    op_in: [u8; 128],
-    flags: u64,
-    commit_id: u64,
-    payload_len: u32,
-    padding: u32,
-    reserved: u64,
-}
-
-/// Memory for one request at a time: a page with [`Headers`] at its beginning and the request's head at its end, then the
-/// payload. So a request lies in one piece, and the data of a WRITE begins a page.
-struct Memory {
-    map: NonNull<u8>,
-}
-
-// SAFETY: memory of its own; who may touch it when is said at `Place` and `Lane`.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    const PAYLOAD: usize = MAX_WRITE as usize;
-
-    fn new() -> io::Result<Self> {
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
-        // SAFETY: a new mapping, which replaces none.
-        let map = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE + Self::PAYLOAD, prot, flags) }?;
-        Ok(Self { map: NonNull::new(map.cast()).expect("a mapping is not at 0") })
-    }
-
-    fn headers(&self) -> *mut Headers {
-        self.map.as_ptr().cast()
-    }
-
-    fn payload(&self) -> *mut u8 {
-        // SAFETY: the mapping has the payload behind its first page.
-        unsafe { self.map.as_ptr().add(PAGE) }
-    }
-
-    /// Puts the request together.
-    ///
-    /// # Safety
-    /// The kernel has handed the place over, and it was not answered yet; the request is not used after it was.
-    unsafe fn request(&self) -> &[u8] {
-        const HEAD: usize = size_of::<InHeader>();
-        let (headers, payload) = (self.headers(), self.payload());
-        // SAFETY: within the first page, by the sizes of its parts; the lengths are bounded below.
-        unsafe {
-            let len = (&raw const (*headers).in_out).cast::<u32>().read() as usize;
-            let payload_len = ((*headers).payload_len as usize).min(Self::PAYLOAD);
-            let op_len = len.saturating_sub(HEAD + payload_len).min(128);
-            let start = payload.sub(op_len + HEAD);
-            std::ptr::copy_nonoverlapping((&raw const (*headers).in_out).cast(), start, HEAD);
-            std::ptr::copy_nonoverlapping((&raw const (*headers).op_in).cast(), start.add(HEAD), op_len);
-            std::slice::from_raw_parts(start, HEAD + op_len + payload_len)
-        }
-    }
-
-    /// Puts an answer where the kernel will find it.
-    ///
-    /// # Safety
-    /// As for [`Self::request`], and nobody else answers.
-    unsafe fn answer(&self, header: &OutHeader, parts: &[&[u8]]) {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let (mut header, mut parts) = (*header, parts);
-        if len > Self::PAYLOAD {
-            // Nothing asks for so much.
-            (header.error, parts) = (-libc::EIO, &[]);
-        }
-        let headers = self.headers();
-        let mut at = 0;
-        // SAFETY: the payload has room for all parts.
-        unsafe {
-            for part in parts {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), self.payload().add(at), part.len());
-                at += part.len();
-            }
-            let bytes = header.as_bytes();
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut (*headers).in_out).cast(), bytes.len());
-            (*headers).payload_len = at as u32;
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made. A ring that still has it gets EFAULT.
-        let _ = unsafe { rustix::mm::munmap(self.map.as_ptr().cast(), PAGE + Self::PAYLOAD) };
-    }
-}
 
 /// What a lane has to hand over to the kernel.
 struct Answers {
@@ -216,64 +122,6 @@ impl Place {
     }
 }
 
-/// Threads that run wherever a processor is idle, for requests that keep one busy.
-pub struct Hands {
-    work: Mutex<Work>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Work {
-    places: VecDeque<Place>,
-    /// Threads that wait for work and were not given any.
-    idle: usize,
-    ended: bool,
-}
-
-impl Hands {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { work: Mutex::default(), wake: Condvar::new() })
-    }
-
-    /// Gives the place back if nobody is idle.
-    fn give(&self, place: Place) -> Option<Place> {
-        let mut work = self.work.lock();
-        if work.idle == 0 {
-            return Some(place);
-        }
-        work.idle -= 1;
-        place.answers.heavy.fetch_add(1, Relaxed);
-        work.places.push_back(place);
-        drop(work);
-        self.wake.notify_one();
-        None
-    }
-
-    /// No work comes any more.
-    pub fn end(&self) {
-        self.work.lock().ended = true;
-        self.wake.notify_all();
-    }
-
-    /// Works until the end.
-    pub fn work(&self, adapter: &Adapter) {
-        loop {
-            let mut work = self.work.lock();
-            work.idle += 1;
-            while work.places.is_empty() && !work.ended {
-                self.wake.wait(&mut work);
-            }
-            let Some(place) = work.places.pop_front() else { return };
-            drop(work);
-            let answers = place.answers.clone();
-            carry_out(adapter, place);
-            // It may still wait for a key: then the lane wants another place.
-            answers.heavy.fetch_sub(1, Relaxed);
-            answers.wake();
-        }
-    }
-}
-
 fn carry_out(adapter: &Adapter, place: Place) {
     let memory = place.memory.clone();
     // SAFETY: the place says that the request was not answered, and `handle` uses no byte of it after it has answered: what
@@ -290,14 +138,8 @@ fn carry_out(adapter: &Adapter, place: Place) {
 
 /// Whether a request goes to [`Hands`].
 fn is_heavy(memory: &Memory) -> bool {
-    let headers = memory.headers();
-    // SAFETY: the kernel has handed the place over; all bytes are valid for these types.
-    let (opcode, size) = unsafe {
-        let opcode = (&raw const (*headers).in_out).cast::<u32>().add(1).read();
-        // `ReadIn` and `WriteIn` have it in the same place.
-        let size = (&raw const (*headers).op_in).cast::<u8>().add(std::mem::offset_of!(WriteIn, size)).cast::<u32>();
-        (opcode, size.read())
-    };
+    // SAFETY: the kernel has handed the place over.
+    let (opcode, size) = unsafe { memory.opcode_and_size() };
     match opcode {
         op::READ | op::WRITE => size >= LARGE,
         op::COPY_FILE_RANGE => true,
@@ -469,24 +311,19 @@ impl Serving<'_> {
 
     fn register(&mut self, queue: u16) -> io::Result<()> {
         let (memory, number) = (Arc::new(Memory::new()?), self.places.len());
-        let parts = [
-            libc::iovec { iov_base: memory.headers().cast(), iov_len: size_of::<Headers>() },
-            libc::iovec { iov_base: memory.payload().cast(), iov_len: Memory::PAYLOAD },
-        ];
         let mut command = command(self.lane.device.raw(), REGISTER, queue, 0, number as u64);
         // SAFETY: `struct io_uring_sqe` has `addr` at byte 16 and `len` at byte 24, which the crate sets for other requests
         // only; the entry is as large, and a plain structure.
         unsafe {
             let bytes = (&raw mut command).cast::<u8>();
-            bytes.add(16).cast::<u64>().write_unaligned(parts.as_ptr() as u64);
-            bytes.add(24).cast::<u32>().write_unaligned(parts.len() as u32);
+            bytes.add(16).cast::<u64>().write_unaligned(memory.parts() as u64);
+            bytes.add(24).cast::<u32>().write_unaligned(2);
         }
         self.places.push((memory, queue));
         if queue == self.lane.queues[0] {
             self.waiting += 1;
         }
         self.push(command);
-        // The kernel reads `parts` as it takes the command.
         self.ring.submit().map(drop)
     }
 
@@ -571,50 +408,5 @@ mod tests {
         assert_eq!(last_of("0-3\n"), Some(3));
         assert_eq!(last_of("0-3,8-11"), Some(11));
         assert_eq!(last_of(""), None);
-    }
-
-    #[test]
-    fn sizes_of_the_kernel() {
-        assert_eq!(size_of::<Headers>(), 288);
-        assert_eq!(std::mem::offset_of!(super::super::abi::ReadIn, size), std::mem::offset_of!(WriteIn, size));
-    }
-
-    /// As the kernel lays a WRITE out: header, first argument and data apart.
-    #[test]
-    fn a_request_is_put_together() {
-        let memory = Memory::new().unwrap();
-        let headers = memory.headers();
-        // SAFETY: memory of this test's own.
-        unsafe {
-            let head = &mut (*headers).in_out;
-            head[..4].copy_from_slice(&(40u32 + 40 + 5).to_ne_bytes());
-            head[4..8].copy_from_slice(&op::WRITE.to_ne_bytes());
-            let args = &mut (*headers).op_in;
-            args[16..20].copy_from_slice(&5u32.to_ne_bytes());
-            (*headers).payload_len = 5;
-            std::ptr::copy_nonoverlapping(b"bytes".as_ptr(), memory.payload(), 5);
-            let mut request = Request::parse(memory.request()).unwrap();
-            let args: WriteIn = request.take().unwrap();
-            let data = request.bytes(args.size as usize).unwrap();
-            assert_eq!(data, b"bytes");
-            assert_eq!(data.as_ptr() as usize % PAGE, 0);
-            assert!(!is_heavy(&memory));
-            memory.answer(&OutHeader { len: 24, error: 0, unique: 9 }, &[b"an", b"swer"]);
-            assert_eq!((*headers).payload_len, 6);
-            assert_eq!(std::slice::from_raw_parts(memory.payload(), 6), b"answer");
-            assert_eq!(&(&(*headers).in_out)[8..16], &9u64.to_ne_bytes());
-        }
-    }
-
-    #[test]
-    fn an_answer_that_does_not_fit_is_an_error() {
-        let memory = Memory::new().unwrap();
-        let long = vec![0; Memory::PAYLOAD + 1];
-        // SAFETY: memory of this test's own.
-        unsafe {
-            memory.answer(&OutHeader { len: 0, error: 0, unique: 1 }, &[&long]);
-            assert_eq!((*memory.headers()).payload_len, 0);
-            assert_eq!(&(&(*memory.headers()).in_out)[4..8], &(-libc::EIO).to_ne_bytes());
-        }
     }
 }
