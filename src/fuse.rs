@@ -429,13 +429,13 @@ impl Adapter {
             return Ok(());
         };
         if !self.fs.seek_waits(args.fh) {
-            reply.offset(self.call("lseek", ino, |fs| fs.seek(args.fh, off, data)));
+            reply.offset(self.call("lseek", ino, |fs| fs.seek(args.fh, off, data, false)));
             return Ok(());
         }
         // The kernel writes back while this waits, and the loops have to take what it writes.
         let fs = self.fs.clone();
         self.runtime.spawn_blocking(move || {
-            reply.offset(logged(&fs, "lseek", ino, guard(|| fs.seek(args.fh, off, data))));
+            reply.offset(logged(&fs, "lseek", ino, guard(|| fs.seek(args.fh, off, data, true))));
         });
         Ok(())
     }

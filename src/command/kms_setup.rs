@@ -34,6 +34,7 @@ impl KmsSetup {
             // Operations that waited for a key run on these; each keeps buffers of some MiB while it lives.
             .max_blocking_threads(32)
             .thread_name("kmsfs-kms")
+            .on_thread_start(crate::crypto::hands::anywhere)
             .enable_all()
             .build()
             .or_exit(Exit::Other, "cannot start the runtime of the KMS client")?;

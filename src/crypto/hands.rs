@@ -54,10 +54,17 @@ fn pool() -> Option<&'static rayon_core::ThreadPool> {
     let make = || {
         let threads = (cores() - 1).min(PARTS - 1);
         let builder = rayon_core::ThreadPoolBuilder::new().num_threads(threads);
-        let made = builder.thread_name(|n| format!("kmsfs-hand-{n}")).build();
+        let made = builder.thread_name(|n| format!("kmsfs-part-{n}")).start_handler(|_| anywhere()).build();
         made.inspect_err(|e| tracing::warn!("large requests are computed on one core each: {e}")).ok()
     };
     if cores() < 2 { None } else { POOL.get_or_init(make).as_ref() }
+}
+
+/// Lets this thread run wherever the process may: whoever starts a thread may have to stay on one core, and the new one
+/// inherits that. The process's first thread never has to.
+pub fn anywhere() {
+    let _ = rustix::thread::sched_getaffinity(Some(rustix::process::getpid()))
+        .and_then(|all| rustix::thread::sched_setaffinity(None, &all));
 }
 
 struct OnDrop<F: FnMut()>(F);

@@ -185,20 +185,19 @@ impl Fs {
         })
     }
 
-    /// The next data (`data`) or hole at or behind `off`.
-    pub fn seek(&self, handle: u64, off: u64, data: bool) -> Result<u64> {
+    /// The next data (`data`) or hole at or behind `off`. With `wait` the kernel writes back first: see
+    /// [`Self::seek_waits`].
+    pub fn seek(&self, handle: u64, off: u64, data: bool, wait: bool) -> Result<u64> {
         let handle = self.handles.file(handle)?;
-        if handle.file.writers.load(Ordering::Relaxed) > 0
-            && let Some(invalidate) = self.invalidate.get()
-        {
+        if wait && let Some(invalidate) = self.invalidate.get() {
             // The kernel may hold pages that were not written back, and asks without writing them.
             invalidate(handle.file.inode.id);
         }
         handle.file.content.read().seek(off, data)?.ok_or_else(|| Errno::NXIO.into())
     }
 
-    /// Whether [`Self::seek`] may have to wait for the kernel to write back: not to be called from a thread that
-    /// serves the kernel then.
+    /// Whether [`Self::seek`] has to wait for the kernel to write back: not to be called from a thread that serves the
+    /// kernel then.
     pub fn seek_waits(&self, handle: u64) -> bool {
         self.handles.file(handle).is_ok_and(|handle| handle.file.writers.load(Ordering::Relaxed) > 0)
     }

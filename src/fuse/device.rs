@@ -98,11 +98,11 @@ impl Device {
             let gone = || io::Error::new(io::ErrorKind::NotConnected, "unmounted before the first request");
             let bytes = self.receive(&mut buf)?.ok_or_else(gone)?;
             let malformed = |_| io::Error::new(io::ErrorKind::InvalidData, "the kernel's first request is not INIT");
-            let mut request = Request::parse(bytes).map_err(malformed)?;
-            let init: InitIn = request.take().map_err(malformed)?;
+            let request = Request::parse(bytes).map_err(malformed)?;
             if request.header.opcode != op::INIT {
                 return Err(malformed(super::request::Malformed));
             }
+            let init = first_request(&request).map_err(malformed)?;
             let refuse = |what: String| {
                 self.send(request.header.unique, libc::EPROTO, &[]);
                 Err(io::Error::new(io::ErrorKind::Unsupported, what))
@@ -116,7 +116,7 @@ impl Device {
             if init.major < abi::VERSION || init.minor < abi::OLDEST_MINOR {
                 return refuse(format!("this kernel's FUSE is too old: version {}.{}", init.major, init.minor));
             }
-            let offered = u64::from(init.flags) | u64::from(init.flags2) << 32;
+            let offered = offered(&init);
             if uring && offered & capability::OVER_IO_URING == 0 {
                 return refuse(NO_URING.to_owned());
             }
@@ -130,7 +130,7 @@ impl Device {
                 congestion_threshold: MAX_BACKGROUND / 4 * 3,
                 max_write: MAX_WRITE,
                 time_gran: 1,
-                max_pages: (MAX_WRITE as usize / PAGE) as u16,
+                max_pages: (MAX_WRITE as usize / rustix::param::page_size()).max(1) as u16,
                 flags2: (flags >> 32) as u32,
                 ..InitOut::default()
             };
@@ -147,6 +147,23 @@ impl Device {
 
 const NO_URING: &str = "the kernel does not offer FUSE over io_uring: it takes Linux 6.14, and as root \
      echo 1 > /sys/module/fuse/parameters/enable_uring";
+
+/// Kernels before Linux 5.17 send the first 16 bytes alone.
+fn first_request(request: &Request<'_>) -> Result<InitIn, super::request::Malformed> {
+    const SHORT: usize = 16;
+    let mut request = request.clone();
+    let mut whole = [0; size_of::<InitIn>()];
+    match request.bytes(whole.len()) {
+        Ok(bytes) => whole.copy_from_slice(bytes),
+        Err(_) => whole[..SHORT].copy_from_slice(request.bytes(SHORT)?),
+    }
+    Ok(zerocopy::transmute!(whole))
+}
+
+fn offered(init: &InitIn) -> u64 {
+    let flags = u64::from(init.flags);
+    if flags & capability::INIT_EXT == 0 { flags } else { flags | u64::from(init.flags2) << 32 }
+}
 
 fn wanted(offered: u64, uring: bool) -> u64 {
     let mut flags = ALWAYS & offered;
@@ -208,6 +225,27 @@ mod tests {
         assert_eq!((bytes.as_ptr() as usize + WRITE_HEAD) % PAGE, 0);
         // The kernel refuses to read into less.
         assert!(bytes.len() >= WRITE_HEAD + MAX_WRITE as usize);
+    }
+
+    /// As Linux 4.2 to 5.16 send it, and as newer ones do.
+    #[test]
+    fn first_requests_of_older_kernels() {
+        let message = |body: &[u8]| {
+            let head = [&(40 + body.len() as u32).to_ne_bytes()[..], &op::INIT.to_ne_bytes(), &[0; 32]].concat();
+            [&head[..], body].concat()
+        };
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+        let read = |bytes: &[u8]| first_request(&Request::parse(bytes).unwrap());
+        let init = read(&message(&words(&[7, 31, 131_072, 0x7f]))).unwrap();
+        assert_eq!((init.major, init.minor, init.max_readahead, offered(&init)), (7, 31, 131_072, 0x7f));
+        let mut long = [0; 16];
+        long[..5].copy_from_slice(&[7, 45, 131_072, 1 << 30, 1 << 9]);
+        let init = read(&message(&words(&long))).unwrap();
+        assert_eq!(offered(&init), capability::INIT_EXT | capability::OVER_IO_URING);
+        // Without INIT_EXT what follows is not meant.
+        long[3] = 0;
+        assert_eq!(offered(&read(&message(&words(&long))).unwrap()), 0);
+        assert!(read(&message(&words(&[7, 31, 0]))).is_err());
     }
 
     #[test]

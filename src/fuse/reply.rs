@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use zerocopy::IntoBytes;
 
 use crate::fs::dirs::Listing;
@@ -225,14 +226,16 @@ impl List {
 
     /// As [`Self::add`], with what the look-up gave. Node 0: a name without a look-up.
     pub fn add_plus(&mut self, listing: &Listing<'_>) -> bool {
-        let ino = listing.entry.as_ref().map_or(listing.ino, |entry| entry.attr.ino);
+        let known =
+            listing.entry.as_ref().map_or((listing.ino, listing.kind), |entry| (entry.attr.ino, entry.attr.kind));
+        let (ino, kind) = known;
         let entry = listing.entry.as_ref().map(entry_out).unwrap_or_else(|| abi::EntryOut {
             entry_valid: TTL.as_secs(),
             attr_valid: TTL.as_secs(),
-            attr: abi::Attr { ino, mode: listing.kind.as_raw_mode(), nlink: 1, ..Default::default() },
+            attr: abi::Attr { ino, mode: kind_bits(kind) << 12, nlink: 1, ..Default::default() },
             ..Default::default()
         });
-        let dirent = abi::Dirent { ino, ..dirent(listing) };
+        let dirent = abi::Dirent { ino, kind: kind_bits(kind), ..dirent(listing) };
         self.push(abi::DirentPlus { entry, dirent }.as_bytes(), listing.name)
     }
 
@@ -254,15 +257,18 @@ fn dirent(listing: &Listing<'_>) -> abi::Dirent {
         ino: listing.ino,
         off: listing.next,
         namelen: listing.name.len() as u32,
-        kind: listing.kind.as_raw_mode() >> 12,
+        kind: kind_bits(listing.kind),
     }
+}
+
+/// `d_type`: 0 where the backing does not tell.
+fn kind_bits(kind: FileType) -> u32 {
+    if kind == FileType::Unknown { 0 } else { kind.as_raw_mode() >> 12 }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
-
-    use rustix::fs::FileType;
 
     use super::*;
 
@@ -320,6 +326,9 @@ mod tests {
             [&head[..], &4u32.to_ne_bytes(), name].concat()
         };
         assert_eq!(list.bytes, [entry(b"a"), vec![0; 7], entry(b"12345678")].concat());
+        list.clear(32);
+        assert!(!list.add(&Listing { kind: FileType::Unknown, ..listing(b"?") }));
+        assert_eq!(list.bytes[20..24], [0; 4]);
         list.clear(160);
         assert!(!list.add_plus(&listing(b"x")));
         assert_eq!((list.bytes.len(), &list.bytes[..8]), (160, &[0; 8][..]), "no look-up");

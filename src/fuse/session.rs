@@ -5,12 +5,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::UnmountFlags;
-use tokio::runtime::Handle;
 
 use super::Adapter;
 use super::device::{self, Device};
@@ -40,7 +40,9 @@ const READ_AHEAD_KB: &str = "1024";
 
 /// A mount that is being served.
 pub struct Serving {
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Threads that serve the kernel, and where each says that it has ended.
+    serving: usize,
+    ended: (Sender<io::Result<()>>, Receiver<io::Result<()>>),
     hands: Vec<JoinHandle<()>>,
     work: Arc<Hands>,
     device: Arc<Device>,
@@ -75,7 +77,8 @@ fn serve(adapter: &Adapter, device: Device, mountpoint: &Path, options: &MountOp
     let loops = if options.loops > 0 { options.loops } else { default_loops() };
     let device = Arc::new(device);
     let mut serving = Serving {
-        threads: Vec::new(),
+        serving: 0,
+        ended: mpsc::channel(),
         hands: Vec::new(),
         work: Hands::new(),
         device: device.clone(),
@@ -84,7 +87,7 @@ fn serve(adapter: &Adapter, device: Device, mountpoint: &Path, options: &MountOp
     // With io_uring the kernel still sends over the device what it wants no answer to.
     for i in 0..if options.io_uring { 1 } else { loops } {
         let (device, adapter) = (device.another()?, adapter.clone());
-        serving.threads.push(spawn(format!("kmsfs-{i}"), move || device::serve(&adapter, device))?);
+        serving.serve_in(format!("kmsfs-{i}"), move || device::serve(&adapter, device))?;
     }
     if options.io_uring {
         serving.add_lanes(adapter, loops)?;
@@ -104,7 +107,7 @@ impl Serving {
 
     fn add_lanes(&mut self, adapter: &Adapter, loops: usize) -> io::Result<()> {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        let nudge = nudge(&adapter.runtime, &self.mountpoint);
+        let nudge = nudge(&self.mountpoint);
         let lanes = uring::lanes(&self.device, &self.work, loops.div_ceil(processors).max(2), &nudge)?;
         for i in 0..processors.max(2) {
             let (work, adapter) = (self.work.clone(), adapter.clone());
@@ -113,17 +116,10 @@ impl Serving {
         let (ready, taken) = mpsc::channel();
         let count = lanes.len();
         for (i, lane) in lanes.into_iter().enumerate() {
-            let (adapter, ready, mountpoint) = (adapter.clone(), ready.clone(), self.mountpoint.clone());
-            self.threads.push(spawn(format!("kmsfs-lane-{i}"), move || {
-                let served = lane.serve(&adapter, &ready);
-                if let Err(e) = &served {
-                    // Its callers would wait for ever.
-                    tracing::error!("a thread that serves the kernel has failed, and the mount is given up: {e}");
-                    let _ = give_up(&mountpoint);
-                }
-                served
-            })?);
+            let (adapter, ready) = (adapter.clone(), ready.clone());
+            self.serve_in(format!("kmsfs-lane-{i}"), move || lane.serve(&adapter, &ready))?;
         }
+        drop(ready);
         for _ in 0..count {
             let refused =
                 |e: io::Error| io::Error::new(e.kind(), format!("the kernel refuses FUSE over io_uring: {e}"));
@@ -132,36 +128,52 @@ impl Serving {
         Ok(())
     }
 
-    /// Until somebody unmounts. The first error of a thread that served.
+    /// A thread that serves the kernel until the file system is unmounted.
+    fn serve_in(&mut self, name: String, serve: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let (ended, mountpoint) = (self.ended.0.clone(), self.mountpoint.clone());
+        self.serving += 1;
+        spawn(name, move || {
+            let panicked = |_| Err(io::Error::other("a thread that serves the kernel panicked"));
+            let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)).unwrap_or_else(panicked);
+            if let Err(e) = &served {
+                // Its callers would wait for ever.
+                tracing::error!("a thread that serves the kernel has failed, and the mount is given up: {e}");
+                let _ = give_up(&mountpoint);
+            }
+            let _ = ended.send(served);
+        })
+        .map(drop)
+    }
+
+    /// Until somebody unmounts, or a thread that serves has failed. Then the others may still be at work, and the process is
+    /// to end: that is what ends the wait of callers whom nobody serves any more.
     pub fn wait(self) -> io::Result<()> {
-        let mut ended = Ok(());
-        for thread in self.threads {
-            let served = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that served panicked")));
-            ended = ended.and(served);
+        for _ in 0..self.serving {
+            self.ended.1.recv().map_err(io::Error::other)??;
         }
         self.work.end();
         for hand in self.hands {
             let _ = hand.join();
         }
-        ended
+        Ok(())
     }
 }
 
-/// One attribute of the mount's root, asked of ourselves, on a given processor. Somebody who unmounts in that very moment may
-/// be told that the mount is in use.
-fn nudge(runtime: &Handle, mountpoint: &Path) -> Nudge {
-    let (runtime, mountpoint) = (runtime.clone(), mountpoint.to_owned());
-    Arc::new(move |processor| {
+/// One attribute of the mount's root, asked of ourselves, by a thread that inherits the processor of the lane that starts it.
+/// It waits as others do, so each has a thread of its own. Somebody who unmounts in that very moment may be told that the
+/// mount is in use.
+fn nudge(mountpoint: &Path) -> Nudge {
+    const STACK: usize = 64 << 10;
+    let mountpoint = mountpoint.to_owned();
+    Arc::new(move || {
         let mountpoint = mountpoint.clone();
-        runtime.spawn_blocking(move || {
-            let Ok(everywhere) = rustix::thread::sched_getaffinity(None) else { return };
-            if uring::stay_on(processor).is_err() {
-                return;
-            }
+        let ask = move || {
             let (flags, mask) = (AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MTIME);
             let _ = rustix::fs::statx(rustix::fs::CWD, &mountpoint, flags, mask);
-            let _ = rustix::thread::sched_setaffinity(None, &everywhere);
-        });
+        };
+        if let Err(e) = std::thread::Builder::new().name("kmsfs-nudge".into()).stack_size(STACK).spawn(ask) {
+            tracing::warn!("requests may wait until the KMS answers others: no thread can be started: {e}");
+        }
     })
 }
 
@@ -256,7 +268,7 @@ fn mount_with_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<Ow
         let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(io::Error::other(format!("fusermount3 refused to mount: {text}")));
     }
-    receive_fd(&ours)
+    receive_fd(&ours).inspect_err(|_| drop(give_up(mountpoint)))
 }
 
 fn receive_fd(socket: &std::os::unix::net::UnixStream) -> io::Result<OwnedFd> {

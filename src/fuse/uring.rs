@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use parking_lot::Mutex;
@@ -158,12 +159,12 @@ pub struct Lane {
     pub queues: Vec<u16>,
     /// Places that all lanes together may still make.
     pub spare: Arc<AtomicUsize>,
-    /// Has the kernel send some request from this processor: see [`Serving::add_place`].
+    /// Has the kernel send some request from the lane's processor: see [`Serving::add_place`].
     pub nudge: Nudge,
 }
 
-/// Called with the number of a processor; does not wait.
-pub type Nudge = Arc<dyn Fn(usize) + Send + Sync>;
+/// Called by a lane's own thread; does not wait.
+pub type Nudge = Arc<dyn Fn() + Send + Sync>;
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
 
@@ -195,7 +196,12 @@ impl Lane {
             }
         };
         LANE.set(Arc::as_ptr(&serving.answers));
-        serving.run(adapter)
+        let served = serving.run(adapter);
+        // The kernel takes its time to let go of a ring, and may write until then. The process ends soon.
+        let Serving { ring, places, woken, .. } = serving;
+        drop(ring);
+        std::mem::forget((places, woken));
+        served
     }
 
     fn begin(&self) -> io::Result<Serving<'_>> {
@@ -208,17 +214,29 @@ impl Lane {
         let woken = Box::new(0);
         let mut serving =
             Serving { lane: self, ring, answers, places: Vec::new(), waiting: 0, arrived: VecDeque::new(), woken };
-        serving.listen();
+        serving.listen()?;
         for &queue in &self.queues {
             serving.register(queue)?;
         }
-        serving.ring.submit()?;
         // What is refused is refused at once; else there may be a request already.
         serving.look();
         match serving.arrived.iter().find(|(_, result)| *result < 0) {
             Some((_, e)) => Err(io::Error::from_raw_os_error(-e)),
             None => Ok(serving),
         }
+    }
+}
+
+/// What is soon over is tried again by the caller: a signal, or no memory for the moment.
+fn passing(submitted: io::Result<usize>) -> io::Result<()> {
+    match submitted {
+        Ok(_) => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::EINTR) => Ok(()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(())
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -238,34 +256,32 @@ pub fn probe() -> io::Result<()> {
 impl Serving<'_> {
     fn run(&mut self, adapter: &Adapter) -> io::Result<()> {
         loop {
-            self.hand_over();
+            self.hand_over()?;
             if self.waiting == 0 && self.arrived.is_empty() && self.answers.heavy.load(Relaxed) < HEAVY {
                 self.add_place();
             }
             if self.arrived.is_empty() {
-                match self.ring.submit_and_wait(1) {
-                    Ok(_) => {}
-                    Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                    Err(e) => return Err(e),
-                }
+                passing(self.ring.submit_and_wait(1))?;
             } else {
-                self.ring.submit()?;
+                passing(self.ring.submit())?;
             }
             self.look();
             let Some((number, result)) = self.arrived.pop_front() else { continue };
             if number == WOKEN {
-                self.listen();
+                self.listen()?;
                 continue;
-            }
-            match -result {
-                0 => {}
-                // Unmounted: the kernel gives every place back so.
-                libc::ENOTCONN | libc::ECANCELED | libc::ENODEV => return Ok(()),
-                e => return Err(io::Error::from_raw_os_error(e)),
             }
             let (memory, queue) = &self.places[number as usize];
             if *queue == self.lane.queues[0] {
                 self.waiting -= 1;
+            }
+            match -result {
+                0 => {}
+                // Unmounted: the kernel gives every place back so.
+                libc::ENOTCONN | libc::ECANCELED | libc::ENODEV | libc::ECONNABORTED => return Ok(()),
+                // Nobody waits for the answer any more; the place is lost.
+                libc::ENOENT => continue,
+                e => return Err(io::Error::from_raw_os_error(e)),
             }
             let place = Place { answers: self.answers.clone(), memory: memory.clone(), number: number as usize };
             let mine = if is_heavy(memory) { self.lane.hands.give(place) } else { Some(place) };
@@ -280,7 +296,7 @@ impl Serving<'_> {
     }
 
     /// Gives the kernel the answers that there are, and with each its place for another request.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self) -> io::Result<()> {
         let done = std::mem::take(&mut *self.answers.done.lock());
         for number in done {
             let (memory, queue) = &self.places[number];
@@ -291,8 +307,9 @@ impl Serving<'_> {
                 self.waiting += 1;
             }
             let command = command(self.lane.device.raw(), COMMIT_AND_FETCH, queue, commit, number as u64);
-            self.push(command);
+            self.push(command)?;
         }
+        Ok(())
     }
 
     /// Another place, where all are in use elsewhere; none if there are very many. Then requests of this processor wait.
@@ -304,8 +321,11 @@ impl Serving<'_> {
             return;
         }
         match self.register(self.lane.queues[0]) {
-            Ok(()) => (self.lane.nudge)(self.lane.processor),
-            Err(e) => tracing::warn!("no memory for more requests at a time: {e}"),
+            Ok(()) => (self.lane.nudge)(),
+            Err(e) => {
+                self.lane.spare.fetch_add(1, Relaxed);
+                tracing::warn!("no memory for more requests at a time: {e}");
+            }
         }
     }
 
@@ -323,25 +343,24 @@ impl Serving<'_> {
         if queue == self.lane.queues[0] {
             self.waiting += 1;
         }
-        self.push(command);
-        self.ring.submit().map(drop)
+        self.push(command)?;
+        passing(self.ring.submit())
     }
 
     /// Waits for the next event, too.
-    fn listen(&mut self) {
+    fn listen(&mut self) -> io::Result<()> {
         let event = types::Fd(self.answers.event.as_fd().as_raw_fd());
         let read = opcode::Read::new(event, (&raw mut *self.woken).cast(), 8).build().user_data(WOKEN);
-        self.push(read.into());
+        self.push(read.into())
     }
 
-    fn push(&mut self, entry: squeue::Entry128) {
+    fn push(&mut self, entry: squeue::Entry128) -> io::Result<()> {
         // SAFETY: what entries point to lives as long as the ring: the places, and `woken`.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            // Full: the kernel takes what there is. An error shows when this is done next.
-            if self.ring.submit().is_err() {
-                return;
-            }
+            // Full: the kernel takes what there is.
+            passing(self.ring.submit())?;
         }
+        Ok(())
     }
 }
 
@@ -359,6 +378,12 @@ pub fn lanes(device: &Arc<Device>, hands: &Arc<Hands>, each: usize, nudge: &Nudg
     let here = rustix::thread::sched_getaffinity(None)?;
     let possible = possible_processors()?;
     let mine: Vec<usize> = (0..possible).filter(|&n| here.is_set(n)).collect();
+    // Requests from a processor without a lane of its own would have one place, and wait for each other.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    if numbers(&online).any(|n| !mine.contains(&n)) {
+        let text = "with io_uring kmsfs has to be allowed to run on every processor (taskset, CPUAffinity, cpuset)";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
     let spare = Arc::new(AtomicUsize::new(MOST_PLACES));
     let mut lanes: Vec<Lane> = mine
         .iter()
@@ -390,12 +415,16 @@ pub fn stay_on(processor: usize) -> rustix::io::Result<()> {
 /// How many processors the kernel has queues for.
 fn possible_processors() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    last_of(&text).map(|last| last + 1).ok_or_else(|| io::Error::other("the list of processors cannot be read"))
+    numbers(&text).max().map(|last| last + 1).ok_or_else(|| io::Error::other("the list of processors cannot be read"))
 }
 
-/// The last number of a list like "0-3,8-11".
-fn last_of(list: &str) -> Option<usize> {
-    list.trim().rsplit([',', '-']).next()?.parse().ok()
+/// The numbers of a list like "0-3,8-11".
+fn numbers(list: &str) -> impl Iterator<Item = usize> {
+    list.trim().split(',').flat_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = first.parse().ok().zip(last.parse().ok());
+        range.map(|(first, last): (usize, usize)| first..=last).into_iter().flatten()
+    })
 }
 
 #[cfg(test)]
@@ -404,9 +433,10 @@ mod tests {
 
     #[test]
     fn lists_of_processors() {
-        assert_eq!(last_of("0\n"), Some(0));
-        assert_eq!(last_of("0-3\n"), Some(3));
-        assert_eq!(last_of("0-3,8-11"), Some(11));
-        assert_eq!(last_of(""), None);
+        let all = |list| numbers(list).collect::<Vec<_>>();
+        assert_eq!(all("0\n"), [0]);
+        assert_eq!(all("0-3\n"), [0, 1, 2, 3]);
+        assert_eq!(all("0-1,8-9,11"), [0, 1, 8, 9, 11]);
+        assert_eq!(numbers("").count(), 0);
     }
 }

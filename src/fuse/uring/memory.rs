@@ -134,7 +134,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made. A ring that still has it gets EFAULT.
+        // SAFETY: the mapping that `new` made; a lane keeps its places for ever.
         let _ = unsafe { rustix::mm::munmap(self.map.as_ptr().cast(), PAGE + Self::PAYLOAD) };
     }
 }
