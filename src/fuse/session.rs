@@ -160,14 +160,18 @@ impl Serving {
 }
 
 /// One attribute of the mount's root, asked of ourselves, by a thread that inherits the processor of the lane that starts it.
-/// It waits as others do, so each has a thread of its own. Somebody who unmounts in that very moment may be told that the
-/// mount is in use.
+/// It waits as others do, so each has a thread of its own; and that must hold no descriptor of the connection: if the process
+/// is killed, its callers wait until the last one is closed. Somebody who unmounts in that very moment may be told that
+/// the mount is in use.
 fn nudge(mountpoint: &Path) -> Nudge {
     const STACK: usize = 64 << 10;
     let mountpoint = mountpoint.to_owned();
     Arc::new(move || {
         let mountpoint = mountpoint.clone();
         let ask = move || {
+            if let Err(e) = without_descriptors() {
+                return tracing::warn!("requests may wait until the KMS answers others: {e}");
+            }
             let (flags, mask) = (AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MTIME);
             let _ = rustix::fs::statx(rustix::fs::CWD, &mountpoint, flags, mask);
         };
@@ -175,6 +179,15 @@ fn nudge(mountpoint: &Path) -> Nudge {
             tracing::warn!("requests may wait until the KMS answers others: no thread can be started: {e}");
         }
     })
+}
+
+/// Gives this thread a table of descriptors of its own, with none but the standard ones.
+fn without_descriptors() -> io::Result<()> {
+    // SAFETY: a call without pointers; descriptors that others own stay open in the process's table.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_UNSHARE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn spawn<T: Send + 'static>(name: String, f: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {

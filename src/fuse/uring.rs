@@ -154,6 +154,9 @@ pub struct Lane {
     pub hands: Arc<Hands>,
     /// The processor to stay on.
     pub processor: usize,
+    /// It does what no hand is idle for itself. One lane of a processor does: each thread that ever did keeps buffers of some
+    /// MiB.
+    pub does_heavy: bool,
     /// Queues that it has a place in, by the number of their processor: its own, and perhaps some of processors that are
     /// not there.
     pub queues: Vec<u16>,
@@ -284,7 +287,7 @@ impl Serving<'_> {
                 e => return Err(io::Error::from_raw_os_error(e)),
             }
             let place = Place { answers: self.answers.clone(), memory: memory.clone(), number: number as usize };
-            let mine = if is_heavy(memory) { self.lane.hands.give(place) } else { Some(place) };
+            let mine = if is_heavy(memory) { self.lane.hands.give(place, self.lane.does_heavy) } else { Some(place) };
             if let Some(place) = mine {
                 carry_out(adapter, place);
             }
@@ -387,8 +390,9 @@ pub fn lanes(device: &Arc<Device>, hands: &Arc<Hands>, each: usize, nudge: &Nudg
     let spare = Arc::new(AtomicUsize::new(MOST_PLACES));
     let mut lanes: Vec<Lane> = mine
         .iter()
-        .flat_map(|&processor| std::iter::repeat_n(processor, each))
-        .map(|processor| Lane {
+        .flat_map(|&processor| (0..each).map(move |n| (processor, n)))
+        .map(|(processor, n)| Lane {
+            does_heavy: n == 0,
             device: device.clone(),
             hands: hands.clone(),
             processor,

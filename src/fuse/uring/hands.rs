@@ -19,7 +19,7 @@ pub struct Hands {
 #[derive(Default)]
 struct Work {
     places: VecDeque<Place>,
-    /// Threads that wait for work and were not given any.
+    /// Threads that wait for work; some may have been given it and not have woken up.
     idle: usize,
     ended: bool,
 }
@@ -29,13 +29,12 @@ impl Hands {
         Arc::new(Self { work: Mutex::default(), wake: Condvar::new() })
     }
 
-    /// Gives the place back if nobody is idle.
-    pub(super) fn give(&self, place: Place) -> Option<Place> {
+    /// Gives the place back if nobody is idle and the caller can do the work himself.
+    pub(super) fn give(&self, place: Place, can_do: bool) -> Option<Place> {
         let mut work = self.work.lock();
-        if work.idle == 0 {
+        if can_do && work.idle <= work.places.len() {
             return Some(place);
         }
-        work.idle -= 1;
         place.answers.heavy.fetch_add(1, Relaxed);
         work.places.push_back(place);
         drop(work);
@@ -57,6 +56,7 @@ impl Hands {
             while work.places.is_empty() && !work.ended {
                 self.wake.wait(&mut work);
             }
+            work.idle -= 1;
             let Some(place) = work.places.pop_front() else { return };
             drop(work);
             let answers = place.answers.clone();
